@@ -1,0 +1,257 @@
+//! What the boot loader, PID 1 and `ros` tell each other: GRUB's environment block, the boot report, how
+//! far a boot came, and what may be asked of PID 1.
+//!
+//! The trial protocol (`ros_*` are variables in GRUB's environment block; `grub.cfg` never changes):
+//!
+//! ```text
+//!  ros os upgrade      ros_trial=2 ros_tries=3                       (ros_default=1 stays)
+//!  GRUB, each boot     ros_trial set and ros_tries>0 → ros_tries-=1, saved, boots 2
+//!                      else boots ros_default
+//!  2 reports success   ros_default=2, ros_trial= ros_tries=          (ros bring-up)
+//!  orderly reboot      of a trial: ros_tries is put back to 3        (a user's own reboot is not counted)
+//!  1 boots again       with ros_trial=2 ros_tries=0 → generation 2 is failed(reason), ros_trial= ros_tries=
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::durable::{self, named};
+
+/// How often a trial generation is booted before the boot loader goes back.
+pub const TRIES: u32 = 3;
+
+/// Kernel argument: number of the generation that GRUB chose (`ros.generation=2`).
+pub const ARG_GENERATION: &str = "ros.generation";
+
+/// GRUB environment block: 1024 bytes, `# GRUB Environment Block\n`, `name=value\n`…, padded with `#`
+/// (GRUB manual, "Environment block").
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BootEnv {
+    vars: BTreeMap<String, String>,
+}
+
+/// Size of the block in bytes.
+const ENV_SIZE: usize = 1024;
+const ENV_HEAD: &str = "# GRUB Environment Block\n";
+
+impl BootEnv {
+    /// Parses a block; anything that is not `name=value` is left out.
+    #[must_use]
+    pub fn parse(block: &str) -> Self {
+        let vars = block
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        Self { vars }
+    }
+
+    /// The block's 1024 bytes.
+    ///
+    /// # Errors
+    /// When the variables do not fit.
+    pub fn to_block(&self) -> io::Result<Vec<u8>> {
+        let mut block = ENV_HEAD.to_owned();
+        for (name, value) in &self.vars {
+            block.push_str(&format!("{name}={value}\n"));
+        }
+        if block.len() > ENV_SIZE {
+            return Err(io::Error::other("the boot loader's environment block is full (1024 bytes)"));
+        }
+        let mut bytes = block.into_bytes();
+        bytes.resize(ENV_SIZE, b'#');
+        Ok(bytes)
+    }
+
+    /// Reads the block at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        fs::read_to_string(path).map(|text| Self::parse(&text)).map_err(|e| named("read", path, &e))
+    }
+
+    /// Replaces the block at `path`, by rename.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old block is whole then.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        durable::write(path, &self.to_block()?, 0o644)
+    }
+
+    /// Generation to boot when there is no trial.
+    #[must_use]
+    pub fn default_generation(&self) -> Option<u32> {
+        self.number("ros_default")
+    }
+
+    /// Generation on trial and the tries it has left.
+    #[must_use]
+    pub fn trial(&self) -> Option<(u32, u32)> {
+        Some((self.number("ros_trial")?, self.number("ros_tries").unwrap_or(0)))
+    }
+
+    /// Makes `number` what boots from now on; any trial ends.
+    pub fn set_default(&mut self, number: u32) {
+        self.vars.insert("ros_default".into(), number.to_string());
+        self.clear_trial();
+    }
+
+    /// Puts `number` on trial with all its tries; the default stays.
+    pub fn set_trial(&mut self, number: u32) {
+        self.vars.insert("ros_trial".into(), number.to_string());
+        self.vars.insert("ros_tries".into(), TRIES.to_string());
+    }
+
+    /// Ends any trial. The variables stay, empty: GRUB can only save what is in the block already.
+    pub fn clear_trial(&mut self) {
+        self.vars.insert("ros_trial".into(), String::new());
+        self.vars.insert("ros_tries".into(), String::new());
+    }
+
+    fn number(&self, name: &str) -> Option<u32> {
+        self.vars.get(name)?.parse().ok()
+    }
+}
+
+/// Where the system's files live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// STATE is a partition.
+    Disk,
+    /// No STATE: everything in RAM.
+    Ram,
+    /// The recovery shell was asked for.
+    Recovery,
+}
+
+/// `/run/ros/boot.json`: what the boot stage did. All times are milliseconds since the kernel started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootReport {
+    /// Where STATE is.
+    pub mode: Mode,
+    /// Running generation; none in recovery.
+    pub generation: Option<u32>,
+    /// Running version.
+    pub version: Option<String>,
+    /// Device of STATE (`/dev/vda3`).
+    pub state_device: Option<String>,
+    /// When PID 1 was entered.
+    pub pid1_ms: u64,
+    /// When the daemon was started.
+    pub daemon_ms: u64,
+    /// Every step in order.
+    pub steps: Vec<StepReport>,
+}
+
+/// One step of the boot stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// The step's name.
+    pub name: String,
+    /// When it began.
+    pub start_ms: u64,
+    /// When it ended.
+    pub end_ms: u64,
+    /// What it did or why it failed; empty when there is nothing to say.
+    pub note: String,
+    /// Whether it failed.
+    pub failed: bool,
+}
+
+/// `/var/lib/ros/log/attempt.json`: how far the latest boot came, rewritten at each stage, so that the next
+/// boot can say why a trial ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Generation that was booted.
+    pub generation: u32,
+    /// `/proc/sys/kernel/random/boot_id` of that boot.
+    pub boot_id: String,
+    /// How far it came.
+    pub reached: Reached,
+    /// More for people, such as the service that is sick.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// The stages of [`Attempt`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reached {
+    /// PID 1 mounted STATE.
+    State,
+    /// The daemon was started.
+    Daemon,
+    /// Every essential service was ready.
+    Healthy,
+    /// A service was sick; `detail` says which and why.
+    Sick,
+    /// An orderly shutdown or reboot was asked for.
+    Shutdown,
+}
+
+/// What may be asked of PID 1 through [`crate::paths::INIT_CONTROL`]; one word a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitRequest {
+    /// Orderly reboot.
+    Reboot,
+    /// Orderly power off.
+    Poweroff,
+    /// Orderly halt.
+    Halt,
+    /// End the daemon and start it again; containers keep running.
+    RestartDaemon,
+}
+
+impl InitRequest {
+    /// The word on the wire.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Reboot => "reboot",
+            Self::Poweroff => "poweroff",
+            Self::Halt => "halt",
+            Self::RestartDaemon => "restart-daemon",
+        }
+    }
+
+    /// The request that `word` asks for.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Reboot, Self::Poweroff, Self::Halt, Self::RestartDaemon]
+            .into_iter()
+            .find(|request| request.word() == word.trim())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_block_is_grubs() {
+        let mut env = BootEnv::default();
+        env.set_default(1);
+        env.set_trial(2);
+        let block = env.to_block().unwrap();
+        assert_eq!(block.len(), 1024);
+        let text = String::from_utf8(block).unwrap();
+        assert!(text.starts_with("# GRUB Environment Block\nros_default=1\nros_trial=2\nros_tries=3\n##"));
+        assert_eq!(BootEnv::parse(&text), env);
+        assert_eq!(env.trial(), Some((2, 3)));
+        env.set_default(2);
+        assert_eq!((env.default_generation(), env.trial()), (Some(2), None));
+    }
+
+    #[test]
+    fn a_full_block_is_an_error() {
+        let env = BootEnv::parse(&format!("a={}\n", "x".repeat(1100)));
+        assert!(env.to_block().is_err());
+    }
+}

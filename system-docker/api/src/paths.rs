@@ -1,0 +1,68 @@
+//! Every path that two programs agree on. `/` is the RAM root that the boot stage fills, `/var` is the
+//! STATE partition (or a tmpfs), `/boot` is the BOOT partition.
+
+/// File-system label of the STATE partition (ext4).
+pub const STATE_LABEL: &str = "ROS_STATE";
+/// File-system label of the BOOT partition (FAT32, also the EFI system partition).
+pub const BOOT_LABEL: &str = "ROS_BOOT";
+
+/// Where STATE is mounted.
+pub const STATE: &str = "/var";
+/// Where BOOT is mounted.
+pub const BOOT: &str = "/boot";
+
+/// Docker Engine API of the system runtime.
+pub const SYSTEM_DOCKER_SOCKET: &str = "/run/system-docker.sock";
+/// Image store, volumes and container records (persistent).
+pub const STORE: &str = "/var/lib/system-docker";
+/// Shims' sockets and bundles (one boot).
+pub const RUN_SYSTEM_DOCKER: &str = "/run/system-docker";
+
+/// Everything that ros itself keeps.
+pub const ROS: &str = "/var/lib/ros";
+/// One folder a generation, plus the `current` and `good` pointers. See [`crate::generation`].
+pub const GENERATIONS: &str = "/var/lib/ros/generations";
+/// Which versions are held: see `ros os pin`.
+pub const PINS: &str = "/var/lib/ros/pins.json";
+/// The user's configuration.
+pub const CONF: &str = "/var/lib/ros/conf";
+/// What `ros config set` writes: user intent only.
+pub const CLOUD_CONFIG: &str = "/var/lib/ros/conf/cloud-config.yml";
+/// Fragments, merged in name order below [`CLOUD_CONFIG`].
+pub const CLOUD_CONFIG_D: &str = "/var/lib/ros/conf/cloud-config.d";
+/// OEM defaults, lowest but for the release's own.
+pub const OEM_CONFIG: &str = "/var/lib/ros/oem/oem-config.yml";
+/// Instance data as the datasource gave it: `instance-id`, `user-data`, `meta-data`,
+/// `network-config`, `datasource`; and `sem/` with one stamp per thing done once per instance.
+pub const INSTANCE: &str = "/var/lib/ros/instance";
+/// SSH host keys, kept over console changes.
+pub const SSH_HOST_KEYS: &str = "/var/lib/ros/ssh";
+/// How far the present boot came: [`crate::boot::Attempt`].
+pub const BOOT_ATTEMPT: &str = "/var/lib/ros/log/attempt.json";
+
+/// Runtime folder of ros; bind-mounted into the services that declare it.
+pub const RUN_ROS: &str = "/run/ros";
+/// `ros` and `system-docker` of the running generation.
+pub const RUN_BIN: &str = "/run/ros/bin";
+/// `release.yml` of the running generation.
+pub const RUN_RELEASE: &str = "/run/ros/release.yml";
+/// A FIFO that PID 1 reads: one word a line, see [`crate::boot::InitRequest`].
+pub const INIT_CONTROL: &str = "/run/ros/init.ctl";
+/// What the boot stage did, with times: [`crate::boot::BootReport`].
+pub const BOOT_REPORT: &str = "/run/ros/boot.json";
+/// What the services did, with times; written by `ros bring-up`.
+pub const SERVICES_REPORT: &str = "/run/ros/services.json";
+/// The one resolv.conf; `/etc/resolv.conf` of the host and of every service image links here.
+pub const RESOLV_CONF: &str = "/run/ros/resolv/resolv.conf";
+
+/// GRUB's environment block, see [`crate::boot::BootEnv`].
+pub const GRUB_ENV: &str = "/boot/grub/grubenv";
+/// The boot menu's entries, one per generation; the only menu file that ever changes.
+pub const GRUB_GENERATIONS: &str = "/boot/grub/generations.cfg";
+/// One folder a boot set, named by the hex of its digest: `vmlinuz`, `initrd`.
+pub const BOOT_SETS: &str = "/boot/sets";
+
+/// Folder of a release inside its image `os:<tag>` (`release.yml`, `boot/`, `bin/`, `sbom.spdx.json`).
+pub const RELEASE_DIR: &str = "/ros";
+/// An OCI image layout inside the initrd of a live medium; loaded when there is no STATE.
+pub const PRELOAD: &str = "/preload";
