@@ -1,0 +1,71 @@
+# ros: `make run` boots the OS in a virtual machine, `make test` passes the tests. Both set everything up.
+# PROFILE=fast builds quickly (default here and in tests); PROFILE=release is what ships (fat LTO).
+
+PROFILE       ?= fast
+MEMORY        ?= 512
+DISK_SIZE     ?= 4G
+CLOUD_CONFIG  ?=
+RELEASE       ?= v1.0
+FIRMWARE      ?= bios
+SSH_PORT      ?= 2222
+REGISTRY_PORT ?= 5000
+DETACH        ?=
+CMD           ?=
+
+TRIPLE   := x86_64-unknown-linux-gnu
+TARGET   := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+BIN      := $(TARGET)/$(TRIPLE)/$(PROFILE)
+IMAGES   := $(CURDIR)/target/images
+RELEASES := v1.0 v1.1 v1.2
+PLANTED  := v1.3-hang v1.4-panic v1.5-sick
+REGISTRY := 127.0.0.1:$(REGISTRY_PORT)
+export PATH := $(HOME)/.cargo/bin:/usr/sbin:/sbin:$(PATH)
+
+.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test clean
+
+help:
+	@echo 'make run       build everything, boot ros in QEMU on this terminal (DETACH=1: in the background)'
+	@echo 'make ssh       a shell inside, or CMD="ros os list"'
+	@echo 'make stop      power it off          make clean-vm   forget its disk'
+	@echo 'make test      formatting, lints, unit tests, VM tests'
+	@echo 'variables      MEMORY= DISK_SIZE= CLOUD_CONFIG= RELEASE= FIRMWARE=bios|uefi SSH_PORT= PROFILE='
+
+setup:
+	@scripts/setup
+
+build: setup
+	cargo build --profile $(PROFILE) -p system-docker -p ros -p os-images -p ros-tests
+
+images: build
+	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) release $(RELEASES)
+	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) disk $(RELEASE)
+
+# Every release that the VM tests need, and the disk they start from.
+images-for-test: build
+	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) release $(RELEASES) $(PLANTED)
+	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) disk v1.0
+	@$(BIN)/ros-vm --dir target/test/push push --builder $(BIN)/os-images --registry-port 5099 $(RELEASES) $(PLANTED)
+	@$(BIN)/ros-vm --dir target/test/push stop
+
+registry: images
+	@$(BIN)/ros-vm --dir target/vm push --builder $(BIN)/os-images --registry-port $(REGISTRY_PORT) $(RELEASES)
+
+run: registry
+	@$(BIN)/ros-vm run --memory $(MEMORY) --disk-size $(DISK_SIZE) --release $(RELEASE) --firmware $(FIRMWARE) \
+	  --ssh-port $(SSH_PORT) --registry-port $(REGISTRY_PORT) \
+	  $(if $(CLOUD_CONFIG),--cloud-config $(CLOUD_CONFIG)) $(if $(DETACH),--detach)
+
+ssh:
+	@$(BIN)/ros-vm ssh --port $(SSH_PORT) -- $(if $(CMD),'$(subst ','\'',$(CMD))')
+
+stop:
+	@if [ -x $(BIN)/ros-vm ]; then $(BIN)/ros-vm stop; fi
+
+clean-vm:
+	@if [ -x $(BIN)/ros-vm ]; then $(BIN)/ros-vm clean; fi
+
+test: setup
+	@scripts/test $(PROFILE)
+
+clean: stop
+	rm -rf target

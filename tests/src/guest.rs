@@ -1,0 +1,135 @@
+//! Commands inside a machine, over ssh with a key.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// How to reach a machine.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// Port on the loopback.
+    pub port: u16,
+    /// Private key.
+    pub key: PathBuf,
+    /// User to log in as.
+    pub user: String,
+}
+
+/// What a command left behind.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    /// Exit status; 255 is ssh's own failure.
+    pub status: i32,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Guest {
+    /// The machine at `port`, as user `ros`.
+    #[must_use]
+    pub fn new(port: u16, key: &Path) -> Self {
+        Self { port, key: key.to_owned(), user: "ros".to_owned() }
+    }
+
+    /// `ssh` with everything but the command.
+    #[must_use]
+    pub fn ssh(&self) -> Command {
+        let mut ssh = Command::new("ssh");
+        ssh.arg("-i").arg(&self.key).args(["-p", &self.port.to_string()]);
+        for option in [
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+            "LogLevel=ERROR",
+            "BatchMode=yes",
+            "IdentitiesOnly=yes",
+            "ConnectTimeout=10",
+            "ServerAliveInterval=10",
+        ] {
+            ssh.args(["-o", option]);
+        }
+        ssh.arg(format!("{}@127.0.0.1", self.user));
+        ssh
+    }
+
+    /// Runs a shell command as root.
+    ///
+    /// # Errors
+    /// When ssh itself cannot be started.
+    pub fn run(&self, command: &str) -> Result<Ran> {
+        let output = self
+            .ssh()
+            .arg(format!("sudo -n sh -c {}", quoted(command)))
+            .stdin(Stdio::null())
+            .output()
+            .context("start ssh")?;
+        Ok(Ran::from(output))
+    }
+
+    /// Runs a shell command as root that must succeed; returns its standard output, trimmed.
+    ///
+    /// # Errors
+    /// When it fails, with all it printed.
+    pub fn ok(&self, command: &str) -> Result<String> {
+        let ran = self.run(command)?;
+        ensure!(
+            ran.status == 0,
+            "{command:?} ended with {}:\n{}{}",
+            ran.status,
+            ran.stdout,
+            ran.stderr
+        );
+        Ok(ran.stdout.trim().to_owned())
+    }
+
+    /// Waits until ssh answers; returns the machine's boot id.
+    ///
+    /// # Errors
+    /// When the time is over, with ssh's last complaint.
+    pub fn wait(&self, limit: Duration) -> Result<String> {
+        self.wait_boot("", limit)
+    }
+
+    /// Waits until ssh answers from another boot than `before`; returns the new boot id.
+    ///
+    /// # Errors
+    /// When the time is over, with ssh's last complaint.
+    pub fn wait_boot(&self, before: &str, limit: Duration) -> Result<String> {
+        let end = Instant::now() + limit;
+        loop {
+            let ran = self.run("cat /proc/sys/kernel/random/boot_id")?;
+            let id = ran.stdout.trim();
+            if ran.status == 0 && id != before {
+                return Ok(id.to_owned());
+            }
+            if Instant::now() > end {
+                bail!(
+                    "ssh did not answer within {limit:?} (boot {before:?}): {} {}",
+                    id,
+                    ran.stderr
+                );
+            }
+            // A refused connection answers at once: without a pause this would be a busy loop.
+            sleep(Duration::from_millis(300));
+        }
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status.code().unwrap_or(255),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// One word for the shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}

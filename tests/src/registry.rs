@@ -1,0 +1,77 @@
+//! Debian's docker-registry on the loopback.
+
+use std::fs::{self, File};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+/// A running registry; dropped, it ends.
+#[derive(Debug)]
+pub struct Registry {
+    /// Port on the loopback.
+    pub port: u16,
+    child: Child,
+}
+
+impl Registry {
+    /// Serves the folder `storage` at `port`; logs beside it.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not answer.
+    pub fn start(storage: &Path, port: u16) -> Result<Self> {
+        let mut child = Self::command(storage, port)?.spawn().context("start docker-registry")?;
+        let end = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if let Some(status) = child.try_wait()? {
+                anyhow::bail!("docker-registry ended ({status}): see {}.log", storage.display());
+            }
+            ensure!(Instant::now() < end, "docker-registry does not answer at port {port}");
+            sleep(Duration::from_millis(50));
+        }
+        Ok(Self { port, child })
+    }
+
+    /// The command, with its configuration written.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn command(storage: &Path, port: u16) -> Result<Command> {
+        fs::create_dir_all(storage)?;
+        let config = storage.with_extension("yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  \
+             delete: {{enabled: true}}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+            storage.display()
+        );
+        fs::write(&config, text)?;
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(&config).stdin(Stdio::null());
+        let log = File::create(storage.with_extension("log"))?;
+        command.stdout(log.try_clone()?).stderr(log);
+        Ok(command)
+    }
+
+    /// Ends it.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port on the loopback that nobody listens on now.
+///
+/// # Errors
+/// When the loopback has none.
+pub fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}

@@ -1,0 +1,7 @@
+//! What only a booted machine can show. Each case has its own machine, disk and registry; the releases come from
+//! `make images-for-test`. All waits are bounded; the whole serial output of each machine is in `target/test/<case>/`.
+
+mod boot;
+mod replace;
+mod sick;
+mod site;

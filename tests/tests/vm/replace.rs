@@ -1,0 +1,112 @@
+//! Replacing the OS: up, back, up, down, with the user's data kept; and every bad upgrade leaves things as they were.
+
+use anyhow::{Result, ensure};
+use ros_tests::meddler::{Harm, Meddler};
+use ros_tests::registry::{Registry, free_port};
+
+use crate::site::{BOOT, Site};
+
+#[test]
+fn goes_up_back_and_down_and_keeps_the_users_data() -> Result<()> {
+    let site = Site::new("replace")?;
+    let (_machine, mut boot) = site.boot(site.spec("v1.0", "hostname: replace")?)?;
+    site.settled()?;
+    ensure!(site.version()? == "v1.0");
+    site.guest.ok("echo mine > /home/ros/data")?;
+    site.guest.ok("system-docker run --rm -v keep:/keep $(system-docker images -q | head -1) /bin/busybox sh -c 'echo kept > /keep/it'")?;
+
+    let steps = [
+        ("ros os upgrade -f -i os:v1.2", "v1.2"),
+        ("ros os rollback -f", "v1.0"),
+        ("ros os upgrade -f -i os:v1.2", "v1.2"),
+        ("ros os upgrade -f -i os:v1.1", "v1.1"),
+    ];
+    for (command, version) in steps {
+        let ran = site.guest.run(command)?;
+        // The machine may cut the line by rebooting before the command ends.
+        ensure!(
+            ran.status == 0 || ran.status == 255,
+            "{command}: {}\n{}{}",
+            ran.status,
+            ran.stdout,
+            ran.stderr
+        );
+        boot = site.guest.wait_boot(&boot, BOOT)?;
+        site.settled()?;
+        ensure!(site.version()? == version, "after {command}: {}", site.version()?);
+        let status = site.json("ros os status --format json")?;
+        ensure!(status["running"]["version"] == version, "{status}");
+        ensure!(status["running"]["state"] == "good", "{status}");
+        ensure!(site.guest.ok("cat /home/ros/data")? == "mine");
+        ensure!(site.guest.ok("cat /var/lib/system-docker/volumes/keep/_data/it")? == "kept");
+        ensure!(site.guest.ok("hostname")? == "replace");
+    }
+    pins_hold(&site)
+}
+
+fn pins_hold(site: &Site) -> Result<()> {
+    site.guest.ok("ros os pin v1.1")?;
+    let refused = site.guest.run("ros os upgrade -y --no-reboot -i os:v1.2")?;
+    ensure!(refused.status != 0 && refused.stderr.contains("pinned"), "{refused:?}");
+    let list = site.json("ros os list --format json")?;
+    let pinned = list.as_array().into_iter().flatten().find(|entry| entry["version"] == "v1.1");
+    ensure!(
+        pinned.is_some_and(|entry| entry["pinned"] == true && entry["running"] == true),
+        "{list}"
+    );
+    site.guest.ok("ros os unpin v1.1")?;
+    site.guest.ok("ros os upgrade -f --stage -i os:v1.2")?;
+    ensure!(site.version()? == "v1.1");
+    Ok(())
+}
+
+#[test]
+fn a_bad_upgrade_changes_nothing_and_the_same_command_succeeds_afterwards() -> Result<()> {
+    let mut site = Site::new("bad-upgrade")?;
+    let storage = site.dir.join("registry");
+    let (port, inner) = (site.registry_port, free_port()?);
+    let (_machine, boot) = site.boot(site.spec("v1.0", "")?)?;
+    site.settled()?;
+    let before = generations(&site)?;
+
+    fails(&site, "os:v9.9", "v9.9", &before)?;
+
+    // A proxy that flips a byte stands where the registry was.
+    site.registry.kill();
+    let behind = Registry::start(&storage, inner)?;
+    let flips = Meddler::start(port, inner, Harm::Flip(150_000))?;
+    fails(&site, "os:v1.2", "", &before)?;
+    drop(flips);
+
+    // The registry dies midway.
+    let cuts = Meddler::start(port, inner, Harm::Cut(600_000))?;
+    fails(&site, "os:v1.2", "", &before)?;
+    drop(cuts);
+
+    // The disk is full.
+    let _clean = Meddler::start(port, inner, Harm::None)?;
+    site.guest.ok("dd if=/dev/zero of=/var/lib/filler bs=1M 2>/dev/null; sync; true")?;
+    fails(&site, "os:v1.2", "space", &before)?;
+    site.guest.ok("rm /var/lib/filler; sync")?;
+
+    site.guest.run("ros os upgrade -f -i os:v1.2")?;
+    site.guest.wait_boot(&boot, BOOT)?;
+    site.settled()?;
+    ensure!(site.version()? == "v1.2");
+    drop(behind);
+    Ok(())
+}
+
+/// The upgrade fails with a message that has `word`, and what is installed and what boots stays the same.
+fn fails(site: &Site, image: &str, word: &str, before: &str) -> Result<()> {
+    let ran = site.guest.run(&format!("timeout 120 ros os upgrade -f --no-reboot -i {image}"))?;
+    ensure!(ran.status != 0 && ran.status != 124, "{image} was not refused in time: {ran:?}");
+    ensure!(ran.stderr.to_lowercase().contains(word), "{word:?} is not in {:?}", ran.stderr);
+    let after = generations(site)?;
+    ensure!(after == before, "{image} changed something:\n{before}\n{after}");
+    Ok(())
+}
+
+fn generations(site: &Site) -> Result<String> {
+    site.guest.ok("ls /var/lib/ros/generations; readlink /var/lib/ros/generations/current; cat /boot/grub/grubenv; ls /boot/sets")
+}

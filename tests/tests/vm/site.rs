@@ -1,0 +1,93 @@
+//! One machine with its disk, its registry and its key: what every case starts from.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use ros_tests::artifacts;
+use ros_tests::guest::Guest;
+use ros_tests::machine::{Machine, Spec};
+use ros_tests::registry::{Registry, free_port};
+use serde_json::Value;
+
+/// How long a boot may take until ssh answers.
+pub const BOOT: Duration = Duration::from_secs(180);
+/// How long three failing boots and the way back may take.
+pub const WAY_BACK: Duration = Duration::from_secs(480);
+
+/// What a case has.
+pub struct Site {
+    pub dir: PathBuf,
+    pub guest: Guest,
+    pub registry: Registry,
+    /// Port of the registry as the machine knows it.
+    pub registry_port: u16,
+    pub public_key: String,
+}
+
+impl Site {
+    /// A fresh folder for the case `name`, with a registry that has every release.
+    pub fn new(name: &str) -> Result<Self> {
+        let dir = artifacts::checkout().join("target/test").join(name);
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir)?;
+        let key = dir.join("id_ed25519");
+        let public_key = artifacts::ssh_key(&key)?;
+        let registry_port = free_port()?;
+        let storage = dir.join("registry");
+        std::os::unix::fs::symlink(artifacts::registry_storage(), &storage)?;
+        let registry = Registry::start(&storage, registry_port)?;
+        let guest = Guest::new(free_port()?, &key);
+        Ok(Self { dir, guest, registry, registry_port, public_key })
+    }
+
+    /// A machine with an installed disk of `version` and `user_data` (appended to what every case needs).
+    pub fn spec(&self, version: &str, user_data: &str) -> Result<Spec> {
+        let disk = self.dir.join("disk.qcow2");
+        artifacts::disk(version, "4G", &disk)?;
+        let volume = self.cidata(user_data)?;
+        let mut spec = Spec::new(&self.dir);
+        spec.disks = vec![disk];
+        spec.volumes = vec![volume];
+        spec.ssh_port = Some(self.guest.port);
+        Ok(spec)
+    }
+
+    /// The instance data volume.
+    pub fn cidata(&self, user_data: &str) -> Result<PathBuf> {
+        let volume = self.dir.join("cidata.img");
+        let host = format!("10.0.2.2:{}", self.registry_port);
+        let text = format!(
+            "#cloud-config\n{user_data}\nros:\n  upgrade: {{repository: '{host}/os'}}\n  registries: {{'{host}': {{plain_http: true}}}}\n"
+        );
+        artifacts::cidata(&text, "test-1", &self.public_key, &volume)?;
+        Ok(volume)
+    }
+
+    /// Starts `spec` and waits for ssh; returns the boot id too.
+    pub fn boot(&self, spec: Spec) -> Result<(Machine, String)> {
+        let machine = Machine::start(spec)?;
+        let id = self.guest.wait(BOOT).with_context(|| {
+            format!("serial line:\n{}", ros_tests::machine::tail(&machine.serial(), 60))
+        })?;
+        Ok((machine, id))
+    }
+
+    /// The answer of a `ros` command that must succeed, as JSON.
+    pub fn json(&self, command: &str) -> Result<Value> {
+        let text = self.guest.ok(command)?;
+        serde_json::from_str(&text).with_context(|| format!("{command}: {text}"))
+    }
+
+    /// The running version.
+    pub fn version(&self) -> Result<String> {
+        self.guest.ok("ros os version")
+    }
+
+    /// Waits until every service is ready (the boot was reported good or sick).
+    pub fn settled(&self) -> Result<Value> {
+        self.guest.ok("for i in $(seq 120); do [ -e /run/ros/services.json ] && exit 0; sleep 0.5; done; exit 1")?;
+        self.json("cat /run/ros/services.json")
+    }
+}
