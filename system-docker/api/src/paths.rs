@@ -39,6 +39,8 @@ pub const INSTANCE: &str = "/var/lib/ros/instance";
 pub const SSH_HOST_KEYS: &str = "/var/lib/ros/ssh";
 /// How far the present boot came: [`crate::boot::Attempt`].
 pub const BOOT_ATTEMPT: &str = "/var/lib/ros/log/attempt.json";
+/// How far the boot before this one came: what [`BOOT_ATTEMPT`] was when this boot began.
+pub const PREVIOUS_ATTEMPT: &str = "/run/ros/previous-attempt.json";
 
 /// Runtime folder of ros; bind-mounted into the services that declare it.
 pub const RUN_ROS: &str = "/run/ros";

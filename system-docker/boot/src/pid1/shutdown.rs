@@ -1,0 +1,182 @@
+//! The orderly end, in this order, each part bounded, the watchdog fed throughout:
+//! `ros bring-down` → the daemon → TERM to all, KILL to the rest → unmount in reverse → sync → reboot(2).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::system::{RebootCommand, reboot};
+
+use super::End;
+use super::jobs;
+use super::reap::{Children, Reaped};
+use crate::clock::since_kernel_ms;
+use crate::kmsg;
+
+/// For `ros bring-down`: it stops the services in reverse order.
+const BRING_DOWN: Duration = Duration::from_secs(30);
+/// For the daemon after TERM.
+const DAEMON: Duration = Duration::from_secs(10);
+/// For all other processes after TERM.
+const GRACE: Duration = Duration::from_secs(5);
+/// After KILL: what is left then hangs in the kernel.
+const KILLED: Duration = Duration::from_secs(5);
+
+/// Ends the machine.
+pub fn run(end: End, bring_down: bool, daemon: Option<Pid>, mut children: Children<'_>) -> ! {
+    let began = since_kernel_ms();
+    kmsg::warn(&format!("{end:?}: stopping the system"));
+    if bring_down {
+        run_bring_down(&mut children);
+    }
+    if let Some(daemon) = daemon {
+        stop_one("the daemon", daemon, DAEMON, &mut children);
+    }
+    stop_all(&mut children);
+    rustix::fs::sync();
+    unmount_all(&mut children);
+    rustix::fs::sync();
+    kmsg::warn(&format!("{end:?} after {} ms", since_kernel_ms() - began));
+    finish(end, children)
+}
+
+fn run_bring_down(children: &mut Children<'_>) {
+    match jobs::bring("bring-down").spawn() {
+        Ok(child) => {
+            let pid = Pid::from_child(&child);
+            if !children.wait(BRING_DOWN, is(pid)) {
+                kmsg::error(&format!("bring-down did not end within {} s", BRING_DOWN.as_secs()));
+            }
+        }
+        Err(e) => kmsg::warn(&format!("run ros bring-down: {e}")),
+    }
+}
+
+fn is(pid: Pid) -> impl FnMut(Reaped) -> bool {
+    move |reaped| matches!(reaped, Reaped::Dead(dead, _) if dead == pid)
+}
+
+fn stop_one(name: &str, pid: Pid, limit: Duration, children: &mut Children<'_>) {
+    // An error means that it is gone already, and reaped.
+    if kill_process(pid, Signal::TERM).is_ok() && !children.wait(limit, is(pid)) {
+        kmsg::warn(&format!("{name} did not end within {} s and is killed", limit.as_secs()));
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+fn stop_all(children: &mut Children<'_>) {
+    for (signal, limit) in
+        [(nix::sys::signal::Signal::SIGTERM, GRACE), (nix::sys::signal::Signal::SIGKILL, KILLED)]
+    {
+        // -1: every process but PID 1 itself.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), signal);
+        if children.wait(limit, |reaped| reaped == Reaped::NoneLeft) {
+            return;
+        }
+        kmsg::warn(&format!(
+            "processes are left {} s after {signal}: {}",
+            limit.as_secs(),
+            left_over()
+        ));
+    }
+}
+
+/// Names of the processes that are not the kernel's own.
+fn left_over() -> String {
+    let read = |dir: &Path, file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+    let users = processes.filter(|dir| {
+        dir.file_name().is_some_and(|name| {
+            name != "1" && name.as_encoded_bytes().iter().all(u8::is_ascii_digit)
+        }) && !read(dir, "cmdline").is_empty()
+    });
+    let names: Vec<String> =
+        users.take(10).map(|dir| read(&dir, "comm").trim().to_owned()).collect();
+    names.join(" ")
+}
+
+/// Mounts that stay: the log and the watchdog need `/dev`, this list needs `/proc`, none of them has a disk.
+const STAY: [&str; 5] = ["/", "/proc", "/sys", "/dev", "/run"];
+
+/// Unmounts the newest first, again and again while that frees more; what then is left becomes read-only.
+fn unmount_all(children: &mut Children<'_>) {
+    let mut left = mounts();
+    loop {
+        let before = left.len();
+        for mount in left.iter().rev() {
+            let _ = unmount(mount, UnmountFlags::NOFOLLOW);
+            children.watchdog.feed();
+        }
+        left = mounts();
+        if left.is_empty() || left.len() >= before {
+            break;
+        }
+    }
+    for mount in left.iter().rev() {
+        kmsg::warn(&format!("{} is in use; made read-only and detached", mount.display()));
+        let _ = mount_remount(mount, MountFlags::RDONLY, "");
+        let _ = unmount(mount, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH);
+    }
+}
+
+fn mounts() -> Vec<PathBuf> {
+    mount_points(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+}
+
+/// Mount points in the order they were made, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)): the fifth
+/// field, with blanks and backslashes in octal.
+fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped);
+    points.filter(|point| !STAY.contains(&point.as_str())).map(PathBuf::from).collect()
+}
+
+fn unescaped(field: &str) -> String {
+    let mut text = field.to_owned();
+    for (code, plain) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        text = text.replace(code, plain);
+    }
+    text
+}
+
+fn finish(end: End, children: Children<'_>) -> ! {
+    let command = match end {
+        End::Reboot if kexec_loaded() => RebootCommand::Kexec,
+        End::Reboot | End::RebootCounted => RebootCommand::Restart,
+        End::Poweroff => RebootCommand::PowerOff,
+        End::Halt => RebootCommand::Halt,
+    };
+    // Armed, it would wake a halted machine up; on a reboot it stays armed and covers the way down.
+    if matches!(end, End::Poweroff | End::Halt) {
+        children.watchdog.disarm();
+    } else {
+        children.watchdog.feed();
+    }
+    if let Err(e) = reboot(command) {
+        kmsg::error(&format!("reboot: {e}"));
+        let _ = reboot(RebootCommand::Restart);
+    }
+    // PID 1 must not end, whatever the kernel answered; the watchdog is not fed any more.
+    loop {
+        std::thread::park();
+    }
+}
+
+fn kexec_loaded() -> bool {
+    fs::read_to_string("/sys/kernel/kexec_loaded").is_ok_and(|text| text.trim() == "1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_read_as_the_kernel_writes_them() {
+        let text = "22 1 0:2 / / rw shared:1 - rootfs rootfs rw\n\
+                    30 22 254:3 / /var rw,noatime shared:2 - ext4 /dev/vda3 rw\n\
+                    31 30 0:40 / /var/lib/a\\040b rw - tmpfs tmpfs rw\n\
+                    32 22 0:5 / /dev rw - devtmpfs devtmpfs rw\nbroken\n";
+        assert_eq!(mount_points(text), [Path::new("/var"), Path::new("/var/lib/a b")]);
+    }
+}
