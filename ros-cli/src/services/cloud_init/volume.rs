@@ -1,0 +1,44 @@
+//! Mounts an instance-data volume, read-only, for as long as it is read.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::services::superblock::Volume;
+
+/// A mounted volume; unmounted when dropped.
+pub struct Mounted {
+    dir: PathBuf,
+}
+
+impl Mounted {
+    /// Mounts `volume` in a folder of its own below `run`.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or the kernel refuses.
+    pub fn new(volume: &Volume, run: &Path) -> Result<Self> {
+        let dir = run.join("instance-data");
+        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some(&volume.device), &dir, Some(volume.fstype), flags, None::<&str>)
+            .with_context(|| format!("mount {} ({})", volume.device.display(), volume.fstype))?;
+        Ok(Self { dir })
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.dir, MntFlags::MNT_DETACH) {
+            eprintln!("unmount {}: {error}", self.dir.display());
+        }
+        let _ = fs::remove_dir(&self.dir);
+    }
+}

@@ -1,0 +1,10 @@
+//! The console: users, keys, files and banner, then sshd and logins kept running.
+
+pub mod accounts;
+pub mod banner;
+pub mod files;
+pub mod getty;
+pub mod listening;
+pub mod run;
+pub mod sshd;
+pub mod supervise;

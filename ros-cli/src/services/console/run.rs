@@ -1,0 +1,240 @@
+//! Runs the console: sets it up from the configuration, then keeps sshd and the logins running.
+//!
+//! ```text
+//!  name ─► users ─► keys ─► write_files ─► banner ─► sshd + gettys ─► ready ─► runcmd (beside them)
+//! ```
+//!
+//! What fails on the way is said, and the rest is done all the same: a console that lets its user in is
+//! worth more than one that is right. It shares the host's process table and is not PID 1.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use ros_api::{Digest, paths};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::accounts::{self, Account};
+use super::files::{self, File};
+use super::supervise::{Program, keep};
+use super::{banner, getty, listening, sshd};
+use crate::services::mounts::{self, Mount};
+use crate::services::{host_name, progress};
+
+/// The marker that the console is ready: what its health check looks for.
+pub const READY: &str = "/run/ros/console.ready";
+/// Stamps of what was done to this container.
+const APPLIED: &str = "/var/lib/ros-applied";
+/// Where `runcmd` talks.
+const LOG: &str = "/var/log/cloud-init-output.log";
+/// The network's marker.
+const NETWORK_READY: &str = "/run/ros/network.ready";
+/// How long `runcmd` waits for the network.
+const NETWORK_LIMIT: Duration = Duration::from_secs(60);
+/// How long sshd may take to listen.
+const SSHD_LIMIT: Duration = Duration::from_secs(60);
+
+/// What the console is to become.
+#[derive(Clone, Debug)]
+pub struct Wants {
+    /// Version that the banner shows.
+    pub version: String,
+    /// The machine's name.
+    pub hostname: Option<String>,
+    /// Who logs in.
+    pub account: Account,
+    /// Keys that are let in.
+    pub keys: Vec<String>,
+    /// Password for the terminals, plain or hashed.
+    pub password: Option<String>,
+    /// Whether there is an sshd, and what it is told.
+    pub sshd: Option<sshd::Daemon>,
+    /// Terminals where nobody is asked who they are.
+    pub autologin: Vec<String>,
+    /// Files to write.
+    pub files: Vec<File>,
+    /// Commands to run once.
+    pub commands: Vec<Vec<String>>,
+    /// File systems that the host could not mount where the console sees them.
+    pub mounts: Vec<Mount>,
+    /// What "once" is counted by.
+    pub instance: String,
+}
+
+/// Runs until the service is stopped.
+///
+/// # Errors
+/// When signals cannot be listened for.
+pub async fn run(wants: Wants) -> Result<ExitCode> {
+    let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let _ = fs::remove_file(READY);
+    set_up(&wants);
+    let (stop, stopped) = watch::channel(false);
+    let kept: Vec<_> = programs(&wants).into_iter().map(|program| tokio::spawn(keep(program, stopped.clone()))).collect();
+    let ready = tokio::spawn(become_ready(wants));
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    ready.abort();
+    let _ = stop.send(true);
+    futures_util::future::join_all(kept).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says what went wrong with one part.
+fn try_to(what: &str, outcome: Result<()>) {
+    if let Err(error) = outcome {
+        eprintln!("{what}: {error:#}");
+        progress::complain(&format!("console: {what}: {error:#}"));
+    }
+}
+
+fn set_up(wants: &Wants) {
+    let root = Path::new("/");
+    if let Some(name) = &wants.hostname {
+        try_to("host name", host_name::write(root, name));
+    }
+    mounts::apply(&wants.mounts).into_iter().for_each(|wrong| try_to("mounts", Err(anyhow::anyhow!(wrong))));
+    try_to("commands", commands_in_path(root));
+    try_to("user", set_up_user(root, wants));
+    if let Some(daemon) = &wants.sshd {
+        try_to("sshd", set_up_sshd(root, daemon));
+    }
+    try_to("write_files", write_files(root, wants));
+    try_to("banner", write_banner(root, wants));
+}
+
+/// `ros` and `system-docker` are those of the running generation, always: links, not copies.
+fn commands_in_path(root: &Path) -> Result<()> {
+    for name in ["ros", "system-docker"] {
+        let link = root.join("usr/bin").join(name);
+        if fs::symlink_metadata(&link).is_ok_and(|there| !there.is_symlink()) {
+            continue;
+        }
+        let _ = fs::remove_file(&link);
+        symlink(Path::new(paths::RUN_BIN).join(name), &link).with_context(|| format!("link {}", link.display()))?;
+    }
+    Ok(())
+}
+
+fn set_up_user(root: &Path, wants: &Wants) -> Result<()> {
+    let account = &wants.account;
+    accounts::ensure(root, account)?;
+    accounts::authorize(root, account, &wants.keys)?;
+    if account.id != 0 {
+        let rule = File {
+            path: PathBuf::from("/etc/sudoers.d/ros"),
+            content: format!("{} ALL=(ALL:ALL) NOPASSWD: ALL\n", account.name).into_bytes(),
+            mode: 0o440,
+            owner: None,
+            append: false,
+        };
+        files::write(root, &rule)?;
+    }
+    wants.password.as_deref().map_or(Ok(()), |password| set_password(&account.name, password))
+}
+
+/// By `chpasswd`, on its standard input: a password is not for the process table.
+fn set_password(user: &str, password: &str) -> Result<()> {
+    let hashed = password.starts_with('$');
+    let mut child = Command::new("chpasswd")
+        .args(hashed.then_some("-e"))
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("run chpasswd")?;
+    if let Some(mut input) = child.stdin.take() {
+        writeln!(input, "{user}:{password}").context("talk to chpasswd")?;
+    }
+    ensure!(child.wait().context("wait for chpasswd")?.success(), "chpasswd failed");
+    Ok(())
+}
+
+fn set_up_sshd(root: &Path, daemon: &sshd::Daemon) -> Result<()> {
+    let keys = Path::new(paths::SSH_HOST_KEYS);
+    sshd::host_keys(keys)?;
+    fs::create_dir_all(root.join("run/sshd")).context("create /run/sshd")?;
+    let config = root.join("etc/ssh/sshd_config");
+    fs::write(&config, sshd::config(daemon, keys)).with_context(|| format!("write {}", config.display()))
+}
+
+/// Once for each instance, for each console container, and for each wording.
+fn write_files(root: &Path, wants: &Wants) -> Result<()> {
+    let all = format!("{} {:?}", wants.instance, wants.files);
+    let what = Digest::of(all.as_bytes()).to_string();
+    let stamp = Path::new(APPLIED).join("write-files");
+    if wants.files.is_empty() || files::stamped(&stamp, &what) {
+        return Ok(());
+    }
+    for file in &wants.files {
+        try_to("write_files", files::write(root, file));
+    }
+    files::stamp(&stamp, &what)
+}
+
+fn write_banner(root: &Path, wants: &Wants) -> Result<()> {
+    for (path, text) in [
+        ("etc/issue", banner::issue(&wants.version)),
+        ("etc/motd", banner::motd(&wants.version, &wants.account.name)),
+    ] {
+        fs::write(root.join(path), text).with_context(|| format!("write /{path}"))?;
+    }
+    Ok(())
+}
+
+fn programs(wants: &Wants) -> Vec<Program> {
+    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let automatic = |device: &String| wants.autologin.iter().any(|at| at == device || at == "true");
+    let terminals = getty::terminals(&cmdline);
+    let present = terminals.iter().filter(|terminal| Path::new("/dev").join(&terminal.device).exists());
+    let mut programs: Vec<Program> = present
+        .map(|terminal| getty::program(terminal, automatic(&terminal.device).then_some(wants.account.name.as_str())))
+        .collect();
+    if wants.sshd.is_some() {
+        let command = ["/usr/sbin/sshd", "-D", "-e"].map(str::to_owned).to_vec();
+        programs.push(Program { name: "sshd".into(), command });
+    }
+    programs
+}
+
+/// Marks the console ready once sshd listens, then runs what is to run once.
+async fn become_ready(wants: Wants) {
+    if let Some(daemon) = &wants.sshd {
+        let limit = Instant::now() + SSHD_LIMIT;
+        while !listening::listens(daemon.port) && Instant::now() < limit {
+            sleep(Duration::from_millis(50)).await;
+        }
+        if !listening::listens(daemon.port) {
+            return try_to("sshd", Err(anyhow::anyhow!("does not listen on port {}", daemon.port)));
+        }
+    }
+    try_to("ready", fs::write(READY, "ready\n").with_context(|| format!("write {READY}")));
+    run_once(&wants).await;
+}
+
+/// Runs `runcmd`, once for each instance, when the network is there or does not come.
+async fn run_once(wants: &Wants) {
+    let stamp = Path::new(paths::INSTANCE).join("sem/runcmd");
+    if wants.commands.is_empty() || files::stamped(&stamp, &wants.instance) {
+        return;
+    }
+    let limit = Instant::now() + NETWORK_LIMIT;
+    while !Path::new(NETWORK_READY).exists() && Instant::now() < limit {
+        sleep(Duration::from_millis(100)).await;
+    }
+    let commands = wants.commands.clone();
+    let ran = tokio::task::spawn_blocking(move || files::run(&commands, Path::new(LOG))).await;
+    match ran.context("run the commands").and_then(|ran| ran) {
+        Ok(0) => {}
+        Ok(failed) => progress::complain(&format!("console: {failed} of runcmd failed: see {LOG}")),
+        Err(error) => try_to("runcmd", Err(error)),
+    }
+    try_to("runcmd", files::stamp(&stamp, &wants.instance));
+}

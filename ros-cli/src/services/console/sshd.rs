@@ -1,0 +1,115 @@
+//! OpenSSH: host keys that outlive the console's image, and a configuration that takes keys only.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use ros_api::durable;
+
+/// Kinds of host keys. RSA is left out: making one takes seconds at each first boot.
+const KINDS: [&str; 2] = ["ed25519", "ecdsa"];
+
+/// What the configuration says of sshd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Daemon {
+    /// Port.
+    pub port: u16,
+    /// Addresses; all when empty.
+    pub listen: Vec<String>,
+    /// Who may log in.
+    pub user: String,
+}
+
+/// Makes the host keys in `dir` that are not there yet.
+///
+/// # Errors
+/// When one cannot be made.
+pub fn host_keys(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).with_context(|| format!("chmod {}", dir.display()))?;
+    KINDS.iter().try_for_each(|kind| host_key(dir, kind))
+}
+
+/// A key gets its name only when both halves are on disk.
+fn host_key(dir: &Path, kind: &str) -> Result<()> {
+    let key = dir.join(format!("ssh_host_{kind}_key"));
+    let public = dir.join(format!("ssh_host_{kind}_key.pub"));
+    if key.exists() && public.exists() {
+        return Ok(());
+    }
+    let (new, new_public) = (dir.join(format!(".{kind}.new")), dir.join(format!(".{kind}.new.pub")));
+    for old in [&new, &new_public] {
+        let _ = fs::remove_file(old);
+    }
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", kind, "-N", "", "-C", "ros", "-f"])
+        .arg(&new)
+        .output()
+        .context("run ssh-keygen")?;
+    ensure!(made.status.success(), "ssh-keygen -t {kind}: {}", String::from_utf8_lossy(&made.stderr).trim());
+    for (from, to) in [(&new_public, &public), (&new, &key)] {
+        fs::File::open(from).and_then(|file| file.sync_all()).with_context(|| format!("fsync {}", from.display()))?;
+        durable::rename(from, to)?;
+    }
+    Ok(())
+}
+
+/// `sshd_config`.
+#[must_use]
+pub fn config(daemon: &Daemon, keys: &Path) -> String {
+    let mut text = String::from("# Written by ros from the configuration at each start: changes are lost.\n");
+    let mut line = |key: &str, value: &str| text.push_str(&format!("{key} {value}\n"));
+    line("Port", &daemon.port.to_string());
+    daemon.listen.iter().for_each(|address| line("ListenAddress", address));
+    for kind in KINDS {
+        line("HostKey", &keys.join(format!("ssh_host_{kind}_key")).display().to_string());
+    }
+    line("AllowUsers", &daemon.user);
+    line("PermitRootLogin", if daemon.user == "root" { "prohibit-password" } else { "no" });
+    for (key, value) in [
+        ("PasswordAuthentication", "no"),
+        ("KbdInteractiveAuthentication", "no"),
+        ("UsePAM", "no"),
+        ("UseDNS", "no"),
+        ("X11Forwarding", "no"),
+        ("PrintMotd", "yes"),
+        ("AcceptEnv", "LANG LC_*"),
+        ("Subsystem", "sftp internal-sftp"),
+    ] {
+        line(key, value);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_only_and_one_user() {
+        let daemon = Daemon { port: 2022, listen: vec!["10.0.0.1".into()], user: "ros".into() };
+        let text = config(&daemon, Path::new("/k"));
+        for line in [
+            "Port 2022\nListenAddress 10.0.0.1\nHostKey /k/ssh_host_ed25519_key\n",
+            "AllowUsers ros\nPermitRootLogin no\nPasswordAuthentication no\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        let root = config(&Daemon { user: "root".into(), ..daemon }, Path::new("/k"));
+        assert!(root.contains("AllowUsers root\nPermitRootLogin prohibit-password\n"));
+    }
+
+    #[test]
+    fn keys_are_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        host_keys(dir.path()).unwrap();
+        let key = dir.path().join("ssh_host_ed25519_key");
+        let first = fs::read(&key).unwrap();
+        host_keys(dir.path()).unwrap();
+        assert_eq!(fs::read(&key).unwrap(), first);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4, "no temporary file is left");
+        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,130 @@
+//! `mounts`: file systems that the configuration wants, each a line of fstab(5) as cloud-init has it:
+//! `[what, where, type, options]`.
+//!
+//! busybox does the work: it knows labels, UUIDs, types left out, network file systems and swap.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+/// The host's own busybox, from the initrd; a console has mount(8) instead.
+const BUSYBOX: &str = "/bin/busybox";
+
+/// A file system and where it goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mount {
+    /// `LABEL=…`, `UUID=…`, a device, a folder (for a bind), `host:/path`.
+    pub source: String,
+    /// Where; not read for swap.
+    pub target: String,
+    /// `ext4`, `tmpfs`, `nfs`, `none`…; found out when empty or `auto`.
+    pub fstype: String,
+    /// `ro,noatime`…
+    pub options: String,
+}
+
+impl Mount {
+    /// Whether it is swap space.
+    fn is_swap(&self) -> bool {
+        self.fstype == "swap" || matches!(self.target.as_str(), "swap" | "none")
+    }
+
+    /// Whether it makes one folder appear in another place.
+    #[must_use]
+    pub fn is_bind(&self) -> bool {
+        self.options.split(',').any(|option| matches!(option, "bind" | "rbind"))
+    }
+
+    /// The program that does it, with its arguments.
+    fn command(&self) -> Vec<String> {
+        let options: Vec<&str> = self.options.split(',').filter(|option| concerns_mount(option)).collect();
+        let options = options.join(",");
+        let mut words = Vec::new();
+        if self.is_swap() {
+            words.extend(["swapon", &self.source]);
+        } else {
+            words.push("mount");
+            if !matches!(self.fstype.as_str(), "" | "auto" | "none") {
+                words.extend(["-t", &self.fstype]);
+            }
+            if !options.is_empty() {
+                words.extend(["-o", &options]);
+            }
+            words.extend([self.source.as_str(), &self.target]);
+        }
+        words.into_iter().map(str::to_owned).collect()
+    }
+}
+
+/// Options that are for whoever reads fstab, not for the kernel.
+fn concerns_mount(option: &str) -> bool {
+    !matches!(option, "" | "defaults" | "nofail" | "auto" | "noauto" | "_netdev") && !option.starts_with("x-")
+}
+
+/// Mounts all that is not mounted; what went wrong is answered, and the rest is done all the same.
+#[must_use]
+pub fn apply(mounts: &[Mount]) -> Vec<String> {
+    mounts
+        .iter()
+        .filter_map(|mount| one(mount).err().map(|error| format!("mounts: {} on {}: {error:#}", mount.source, mount.target)))
+        .collect()
+}
+
+fn one(mount: &Mount) -> Result<()> {
+    let table = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    if !mount.is_swap() {
+        if is_mounted(&table, &mount.target) {
+            return Ok(());
+        }
+        ensure!(Path::new(&mount.target).is_absolute(), "where it goes is not an absolute path");
+        fs::create_dir_all(&mount.target).with_context(|| format!("create {}", mount.target))?;
+    }
+    let mut command = mount.command();
+    if Path::new(BUSYBOX).exists() {
+        command.insert(0, BUSYBOX.into());
+    }
+    let ended = Command::new(&command[0]).args(&command[1..]).output().with_context(|| format!("run {}", command[0]))?;
+    ensure!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr).trim());
+    Ok(())
+}
+
+/// Whether something is mounted at `target` (proc(5), mountinfo: field 5).
+fn is_mounted(mountinfo: &str, target: &str) -> bool {
+    let target = target.trim_end_matches('/').replace(' ', "\\040");
+    mountinfo.lines().any(|line| line.split(' ').nth(4) == Some(target.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_become_commands() {
+        let mount = |source: &str, target: &str, fstype: &str, options: &str| Mount {
+            source: source.into(),
+            target: target.into(),
+            fstype: fstype.into(),
+            options: options.into(),
+        };
+        let table = [
+            (mount("LABEL=data", "/mnt/data", "ext4", "defaults,nofail"), "mount -t ext4 LABEL=data /mnt/data"),
+            (mount("/dev/vdb", "/d", "auto", "ro,noatime"), "mount -o ro,noatime /dev/vdb /d"),
+            (mount("/a", "/b", "none", "bind"), "mount -o bind /a /b"),
+            (mount("tmpfs", "/t", "tmpfs", "size=1m"), "mount -t tmpfs -o size=1m tmpfs /t"),
+            (mount("nas:/x", "/n", "nfs", "vers=4,_netdev"), "mount -t nfs -o vers=4 nas:/x /n"),
+            (mount("/dev/vdc", "none", "swap", "sw"), "swapon /dev/vdc"),
+        ];
+        for (mount, expected) in table {
+            assert_eq!(mount.command().join(" "), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_mounted_is_left() {
+        let table = "36 35 98:0 / /mnt/my\\040data rw - ext4 /dev/a rw\n37 35 0:5 / /proc rw - proc proc rw\n";
+        assert!(is_mounted(table, "/mnt/my data") && is_mounted(table, "/proc/"));
+        assert!(!is_mounted(table, "/mnt"));
+    }
+}

@@ -1,0 +1,172 @@
+//! What dhcpcd is told: `dhcpcd.conf(5)`, made from the links that are wanted. Pure.
+//!
+//! dhcpcd does DHCP for IPv4, router solicitation and DHCPv6 for IPv6, and sets the first static address of
+//! each family. What it has no words for is in [`commands`]: further addresses, an IPv6 gateway, the MTU;
+//! those are `ip` command lines, run once before it starts.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+/// What an interface is to become.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// The interface's name.
+    pub name: String,
+    /// Ask for addresses.
+    pub dhcp: bool,
+    /// Fixed ones, `address/prefix`, of either family.
+    pub addresses: Vec<String>,
+    /// IPv4 router.
+    pub gateway: Option<IpAddr>,
+    /// IPv6 router.
+    pub gateway_ipv6: Option<IpAddr>,
+    /// Largest packet, in bytes.
+    pub mtu: Option<u32>,
+    /// A link-local IPv4 address when nobody answers.
+    pub ipv4ll: bool,
+}
+
+impl Link {
+    fn of_family(&self, v6: bool) -> impl Iterator<Item = &String> {
+        self.addresses.iter().filter(move |address| address.contains(':') == v6)
+    }
+
+    /// Whether an address is expected at all.
+    #[must_use]
+    pub fn expects_address(&self) -> bool {
+        self.dhcp || self.ipv4ll || !self.addresses.is_empty()
+    }
+}
+
+/// For all interfaces. No ARP probing and no random delay: a machine that boots asks at once. Its device
+/// plug-in is left out: it would wait for a udev of its own.
+const HEAD: &str = "\
+# Written by ros from the configuration at each start: changes are lost.
+clientid
+hostname
+persistent
+noarp
+nodelay
+nodev
+option domain_name_servers, domain_name, domain_search
+option classless_static_routes, interface_mtu, host_name, rapid_commit
+require dhcp_server_identifier
+";
+
+/// The text of `dhcpcd.conf`. `hook` is run at every change.
+#[must_use]
+pub fn config(links: &[Link], hook: &str) -> String {
+    let mut text = format!("{HEAD}script {hook}\n");
+    let names: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
+    if names.is_empty() {
+        // Without a name every interface would be taken.
+        text.push_str("denyinterfaces *\n");
+    } else {
+        let _ = writeln!(text, "allowinterfaces {}", names.join(" "));
+    }
+    for link in links {
+        let _ = writeln!(text, "\ninterface {}", link.name);
+        options(link).iter().for_each(|option| text.push_str(&format!("  {option}\n")));
+    }
+    text
+}
+
+fn options(link: &Link) -> Vec<String> {
+    let mut options = Vec::new();
+    if !link.ipv4ll {
+        options.push("noipv4ll".to_owned());
+    }
+    match link.of_family(false).next() {
+        Some(address) => {
+            options.push(format!("static ip_address={address}"));
+            options.extend(link.gateway.map(|gateway| format!("static routers={gateway}")));
+        }
+        None if !link.dhcp => options.push("nodhcp".to_owned()),
+        None => {}
+    }
+    options.extend(link.of_family(true).next().map(|address| format!("static ip6_address={address}")));
+    if !link.dhcp {
+        options.push("nodhcp6".to_owned());
+    }
+    if !link.dhcp && link.gateway_ipv6.is_some() {
+        options.push("noipv6rs".to_owned());
+    }
+    options
+}
+
+/// What is done by `ip`, each a command line without the program's name.
+#[must_use]
+pub fn commands(link: &Link) -> Vec<Vec<String>> {
+    let mut lines = Vec::new();
+    let mut add = |line: String| lines.push(line.split(' ').map(str::to_owned).collect());
+    let name = &link.name;
+    if let Some(mtu) = link.mtu {
+        add(format!("link set dev {name} mtu {mtu}"));
+    }
+    add(format!("link set dev {name} up"));
+    for address in link.of_family(false).skip(1).chain(link.of_family(true).skip(1)) {
+        add(format!("address replace {address} dev {name}"));
+    }
+    if let Some(gateway) = link.gateway_ipv6 {
+        add(format!("-6 route replace default via {gateway} dev {name}"));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(name: &str) -> Link {
+        Link { name: name.into(), ..Default::default() }
+    }
+
+    #[test]
+    fn dhcp_is_asked_on_the_named_interfaces_only() {
+        let text = config(&[Link { dhcp: true, ..link("ens3") }, Link { dhcp: true, ..link("eth1") }], "/hook");
+        assert!(text.contains("script /hook\nallowinterfaces ens3 eth1\n\ninterface ens3\n  noipv4ll\n\ninterface eth1\n"));
+        assert!(config(&[], "/hook").contains("denyinterfaces *\n"));
+    }
+
+    #[test]
+    fn options_of_a_link() {
+        let fixed = Link {
+            addresses: vec!["10.0.0.5/24".into(), "fd00::5/64".into(), "10.0.0.6/24".into(), "fd00::6/64".into()],
+            gateway: Some("10.0.0.1".parse().unwrap()),
+            gateway_ipv6: Some("fe80::1".parse().unwrap()),
+            mtu: Some(1400),
+            ..link("a")
+        };
+        let table: [(Link, &[&str]); 5] = [
+            (Link { dhcp: true, ..link("a") }, &["noipv4ll"]),
+            (Link { dhcp: true, ipv4ll: true, ..link("a") }, &[]),
+            (link("a"), &["noipv4ll", "nodhcp", "nodhcp6"]),
+            (Link { dhcp: true, addresses: vec!["fd00::5/64".into()], ..link("a") }, &["noipv4ll", "static ip6_address=fd00::5/64"]),
+            (
+                fixed.clone(),
+                &[
+                    "noipv4ll",
+                    "static ip_address=10.0.0.5/24",
+                    "static routers=10.0.0.1",
+                    "static ip6_address=fd00::5/64",
+                    "nodhcp6",
+                    "noipv6rs",
+                ],
+            ),
+        ];
+        for (link, expected) in table {
+            assert_eq!(options(&link), expected, "{link:?}");
+        }
+        let lines: Vec<String> = commands(&fixed).iter().map(|line| line.join(" ")).collect();
+        assert_eq!(
+            lines,
+            [
+                "link set dev a mtu 1400",
+                "link set dev a up",
+                "address replace 10.0.0.6/24 dev a",
+                "address replace fd00::6/64 dev a",
+                "-6 route replace default via fe80::1 dev a",
+            ]
+        );
+    }
+}

@@ -1,0 +1,122 @@
+//! What dhcpcd runs at every change (`dhcpcd-run-hooks(8)`): it keeps the name servers, and says when the
+//! machine has an address.
+//!
+//! dhcpcd tells what happened in the environment: `reason`, `interface`, `protocol`, `new_*`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::resolv::{self, Dns};
+use super::ready;
+
+/// Where things are that the hook writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Places<'a> {
+    /// Folder of `resolv.conf`.
+    pub resolv: &'a Path,
+    /// The marker that the network is ready.
+    pub ready: &'a Path,
+}
+
+/// What a reason means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    /// There is an address, and what came with it.
+    Up,
+    /// What came with the address is no longer true.
+    Down,
+    /// Neither.
+    Other,
+}
+
+fn change(reason: &str) -> Change {
+    match reason {
+        "BOUND" | "RENEW" | "REBIND" | "REBOOT" | "STATIC" | "INFORM" | "TIMEOUT" | "IPV4LL" | "BOUND6" | "RENEW6"
+        | "REBIND6" | "REBOOT6" | "STATIC6" | "INFORM6" | "DELEGATED6" | "ROUTERADVERT" => Change::Up,
+        "EXPIRE" | "NAK" | "RELEASE" | "STOP" | "FAIL" | "NOCARRIER" | "DEPARTED" | "STOPPED" | "EXPIRE6" | "RELEASE6"
+        | "STOP6" | "FAIL6" => Change::Down,
+        _ => Change::Other,
+    }
+}
+
+/// Which of an interface's sources a reason is about.
+fn source(reason: &str) -> &'static str {
+    match reason {
+        "ROUTERADVERT" => "ra",
+        reason if reason.ends_with('6') => "dhcp6",
+        _ => "dhcp",
+    }
+}
+
+/// Whether the change gives the machine an address. A router's advertisement alone may not.
+fn gives_address(reason: &str, environment: &BTreeMap<String, String>) -> bool {
+    change(reason) == Change::Up
+        && (reason != "ROUTERADVERT" || environment.keys().any(|name| name.starts_with("nd1_addr")))
+}
+
+/// Acts on what dhcpcd says.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn run(environment: &BTreeMap<String, String>, places: Places<'_>) -> Result<()> {
+    let word = |name: &str| environment.get(name).map_or("", String::as_str);
+    let (reason, interface) = (word("reason"), word("interface"));
+    if interface.is_empty() || interface.contains('/') {
+        return Ok(());
+    }
+    let told = Dns::from_hook(environment);
+    match change(reason) {
+        Change::Up => resolv::tell(places.resolv, &format!("{interface}.{}", source(reason)), Some(&told))?,
+        Change::Down if matches!(reason, "NOCARRIER" | "DEPARTED" | "STOPPED") => {
+            for source in ["dhcp", "dhcp6", "ra"] {
+                resolv::tell(places.resolv, &format!("{interface}.{source}"), None)?;
+            }
+        }
+        Change::Down => resolv::tell(places.resolv, &format!("{interface}.{}", source(reason)), None)?,
+        Change::Other => {}
+    }
+    if gives_address(reason, environment) {
+        ready::mark(places.ready, &format!("{interface}: {reason}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(words: &[(&str, &str)]) -> BTreeMap<String, String> {
+        words.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn an_address_makes_the_network_ready_and_its_servers_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let ready = dir.path().join("network.ready");
+        let places = Places { resolv: dir.path(), ready: &ready };
+        let told = |words: &[(&str, &str)]| run(&environment(words), places).unwrap();
+        let resolv = || std::fs::read_to_string(dir.path().join("resolv.conf")).unwrap_or_default();
+
+        told(&[("reason", "CARRIER"), ("interface", "ens3")]);
+        told(&[("reason", "ROUTERADVERT"), ("interface", "ens3"), ("nd1_rdnss1_servers", "fd00::3")]);
+        assert!(!ready.exists(), "no address yet");
+        told(&[("reason", "BOUND"), ("interface", "ens3"), ("new_domain_name_servers", "10.0.2.3")]);
+        assert!(ready.exists());
+        assert_eq!(resolv(), "nameserver 10.0.2.3\nnameserver fd00::3\n");
+        told(&[("reason", "EXPIRE"), ("interface", "ens3")]);
+        assert_eq!(resolv(), "nameserver fd00::3\n");
+        told(&[("reason", "NOCARRIER"), ("interface", "ens3")]);
+        assert_eq!(resolv(), "");
+        assert!(ready.exists(), "ready once is ready");
+    }
+
+    #[test]
+    fn a_name_that_is_a_path_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places { resolv: dir.path(), ready: &dir.path().join("r") };
+        run(&environment(&[("reason", "BOUND"), ("interface", "../x")]), places).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

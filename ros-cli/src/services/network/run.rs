@@ -1,0 +1,143 @@
+//! Runs the network service: writes what dhcpcd reads, keeps it running, says when the network is ready.
+//!
+//! Ready means: an address is there, or none is expected, or none came in time. A machine without a network
+//! must boot too, so the wait is bounded, and short when no cable is in.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
+
+use super::dhcpcd::{self, Link};
+use super::resolv::{self, Dns};
+use super::{interfaces, ready};
+use crate::services::console::supervise;
+
+/// How long a link may take to appear before no cable is thought to be in.
+const CARRIER_LIMIT: Duration = Duration::from_secs(5);
+/// How often links are looked at until then.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What the network is to become.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// Each interface that is configured.
+    pub links: Vec<Link>,
+    /// Configured name servers.
+    pub dns: Dns,
+    /// How long an address may take.
+    pub limit: Duration,
+}
+
+/// Where the service keeps things.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Folder of `dhcpcd.conf` and the hook.
+    pub dir: PathBuf,
+    /// Folder of `resolv.conf`.
+    pub resolv: PathBuf,
+    /// The marker.
+    pub ready: PathBuf,
+}
+
+/// Runs until dhcpcd ends or the service is stopped.
+///
+/// # Errors
+/// When dhcpcd cannot be set up or started.
+pub async fn run(wants: &Wants, places: &Places) -> Result<ExitCode> {
+    ready::clear(&places.ready)?;
+    resolv::configure(&places.resolv, &wants.dns)?;
+    let config = write_config(wants, places)?;
+    ip(&["link", "set", "dev", "lo", "up"]).await;
+    for line in wants.links.iter().flat_map(dhcpcd::commands) {
+        ip(&line.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    }
+    let mut child = Command::new("dhcpcd")
+        .args(["--nobackground", "--config"])
+        .arg(&config)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .context("start dhcpcd")?;
+    supervised(&mut child, wants, places).await
+}
+
+async fn supervised(child: &mut Child, wants: &Wants, places: &Places) -> Result<ExitCode> {
+    let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut readiness = std::pin::pin!(wait_for_address(wants, &places.ready));
+    let mut waiting = true;
+    loop {
+        tokio::select! {
+            why = &mut readiness, if waiting => {
+                waiting = false;
+                if let Some(why) = why {
+                    eprintln!("network: {why}");
+                    ready::mark(&places.ready, &why)?;
+                }
+            }
+            ended = child.wait() => return code_of(ended.context("wait for dhcpcd")?),
+            _ = term.recv() => supervise::signal(child, Signal::SIGTERM),
+            _ = interrupt.recv() => supervise::signal(child, Signal::SIGTERM),
+        }
+    }
+}
+
+fn code_of(status: std::process::ExitStatus) -> Result<ExitCode> {
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// Why the network is ready although the hook has not said so; none when it has.
+async fn wait_for_address(wants: &Wants, marker: &Path) -> Option<String> {
+    let expecting: Vec<&Link> = wants.links.iter().filter(|link| link.expects_address()).collect();
+    if expecting.is_empty() {
+        return Some("no address is expected".into());
+    }
+    let (no_cable, limit) = (Instant::now() + CARRIER_LIMIT, Instant::now() + wants.limit);
+    loop {
+        let now = Instant::now();
+        if marker.exists() {
+            return None;
+        }
+        if now >= limit {
+            return Some(format!("no address within {} s; still trying", wants.limit.as_secs()));
+        }
+        if now >= no_cable && !expecting.iter().any(|link| interfaces::has_carrier(&link.name)) {
+            return Some("no interface has a link; still trying".into());
+        }
+        sleep_until(limit.min(now + LOOK)).await;
+    }
+}
+
+/// Writes `dhcpcd.conf` and the hook it names.
+fn write_config(wants: &Wants, places: &Places) -> Result<PathBuf> {
+    fs::create_dir_all(&places.dir).with_context(|| format!("create {}", places.dir.display()))?;
+    let (config, hook) = (places.dir.join("dhcpcd.conf"), places.dir.join("hook"));
+    let ros = std::env::current_exe().context("find this program")?;
+    let script = format!("#!/bin/sh\nexec {} network hook\n", ros.display());
+    fs::write(&hook, script).with_context(|| format!("write {}", hook.display()))?;
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).with_context(|| format!("chmod {}", hook.display()))?;
+    let text = dhcpcd::config(&wants.links, &hook.display().to_string());
+    fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
+    Ok(config)
+}
+
+/// Runs `ip`, or busybox's. What fails is said: dhcpcd does its part all the same.
+async fn ip(arguments: &[&str]) {
+    let mut ended = Command::new("ip").args(arguments).output().await;
+    if ended.is_err() {
+        ended = Command::new("busybox").arg("ip").args(arguments).output().await;
+    }
+    match ended {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => eprintln!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()),
+        Err(error) => eprintln!("ip {}: {error}", arguments.join(" ")),
+    }
+}

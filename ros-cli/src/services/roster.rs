@@ -1,0 +1,137 @@
+//! Which services this machine has: those of the running release, as the configuration changes them, and
+//! those that the configuration brings along. Images are looked up on this machine only: nothing is fetched.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use bollard::models::ImageInspect;
+use ros_api::boot::BootReport;
+use ros_api::{Generations, Reference, Release, labels, paths};
+use serde_json::Value;
+
+use super::container::Service;
+use super::definition::Definition;
+use super::engine::Engine;
+
+/// What the machine runs.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// Number of the generation; 0 when the boot stage knows of none.
+    pub generation: u32,
+    /// Its lock file.
+    pub release: Release,
+    /// The name its release image was installed by.
+    pub os: Reference,
+}
+
+impl Running {
+    /// Reads what the boot stage left in `/run/ros`.
+    ///
+    /// # Errors
+    /// When there is no release to run.
+    pub fn read() -> Result<Self> {
+        let text = std::fs::read_to_string(paths::RUN_RELEASE).with_context(|| format!("read {}", paths::RUN_RELEASE))?;
+        let release = Release::parse(&text)?;
+        let generation = boot_report().and_then(|report| report.generation).unwrap_or(0);
+        let installed = Generations::at(Path::new(paths::GENERATIONS)).get(generation);
+        let fallback = || Reference { registry: None, repository: "os".into(), tag: None, digest: None };
+        let os = installed.map_or_else(|_| fallback(), |installed| installed.image);
+        Ok(Self { generation, release, os })
+    }
+}
+
+/// What the boot stage did, if it left a report.
+#[must_use]
+pub fn boot_report() -> Option<BootReport> {
+    serde_json::from_slice(&std::fs::read(paths::BOOT_REPORT).ok()?).ok()
+}
+
+/// The services of a machine.
+#[derive(Clone, Debug, Default)]
+pub struct Roster {
+    /// Those that can run.
+    pub services: BTreeMap<String, Service>,
+    /// Those that cannot, and why.
+    pub missing: BTreeMap<String, String>,
+    /// Those that are switched off.
+    pub disabled: Vec<String>,
+    /// What was wrong with the definitions, for people.
+    pub warnings: Vec<String>,
+}
+
+/// What is known of an image.
+struct Known {
+    name: String,
+    content: String,
+    label: Option<String>,
+}
+
+impl Roster {
+    /// The services of `running`, under the configuration's `changes` (`ros.services`).
+    pub async fn read(engine: &Engine, running: &Running, changes: &BTreeMap<String, Value>) -> Self {
+        let mut roster = Self::default();
+        for (name, service) in &running.release.services {
+            let reference = running.release.service_reference(&running.os, service);
+            let names = [reference.to_string(), format!("{}@{}", service.image, service.digest), service.digest.to_string()];
+            let content = Some(service.digest.to_string());
+            match known(engine, &names, content).await {
+                Ok(image) => roster.add(name, image, changes.get(name)),
+                Err(error) => {
+                    roster.missing.insert(name.clone(), format!("{error:#}"));
+                }
+            }
+        }
+        for (name, change) in changes {
+            if !running.release.services.contains_key(name) {
+                roster.bring_along(engine, name, change).await;
+            }
+        }
+        roster
+    }
+
+    fn add(&mut self, name: &str, image: Known, change: Option<&Value>) {
+        let definition = Definition::of(name, image.label.as_deref(), change);
+        self.warnings.extend(definition.warnings);
+        if !definition.enabled {
+            self.disabled.push(name.to_owned());
+            return;
+        }
+        let service = Service { name: name.to_owned(), image: image.name, content: image.content, spec: definition.spec };
+        self.services.insert(name.to_owned(), service);
+    }
+
+    /// A service of the configuration's own needs an `image` that is here already.
+    async fn bring_along(&mut self, engine: &Engine, name: &str, change: &Value) {
+        let definition = Definition::of(name, None, Some(change));
+        if !definition.enabled {
+            self.disabled.push(name.to_owned());
+            return;
+        }
+        let Some(image) = definition.image else {
+            self.warnings.push(format!("services.{name} is not in this release and names no image"));
+            return;
+        };
+        match known(engine, &[image], None).await {
+            Ok(image) => self.add(name, image, Some(change)),
+            Err(error) => {
+                self.missing.insert(name.to_owned(), format!("{error:#}"));
+            }
+        }
+    }
+
+    /// The names of all, running or not.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.services.keys().chain(self.missing.keys()).chain(&self.disabled)
+    }
+}
+
+async fn known(engine: &Engine, names: &[String], content: Option<String>) -> Result<Known> {
+    let (name, image) = engine.image(names).await?;
+    let content = content.or_else(|| image.id.clone()).unwrap_or_default();
+    Ok(Known { name, content, label: service_label(&image) })
+}
+
+fn service_label(image: &ImageInspect) -> Option<String> {
+    image.config.as_ref()?.labels.as_ref()?.get(labels::SERVICE).cloned()
+}
