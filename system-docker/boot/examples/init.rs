@@ -28,6 +28,7 @@ fn seed(words: &[String]) -> ExitCode {
     let state = words.iter().skip_while(|word| *word != "--state").nth(1);
     let Some(state) = state else { return ExitCode::FAILURE };
     let dir = format!("{state}/lib/ros/generations/1");
+    let _ = fs::remove_dir_all(format!("{state}/lib/ros/generations"));
     let copied = fs::create_dir_all(format!("{dir}/bin")).and_then(|()| {
         for file in ["generation.json", "release.yml", "bin/ros"] {
             fs::copy(format!("/preload/generation/{file}"), format!("{dir}/{file}"))?;

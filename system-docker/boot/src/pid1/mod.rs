@@ -39,6 +39,17 @@ pub enum End {
     Halt,
 }
 
+impl std::fmt::Display for End {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.write_str(match self {
+            Self::Reboot => "reboot",
+            Self::RebootCounted => "reboot after a failed boot",
+            Self::Poweroff => "power-off",
+            Self::Halt => "halt",
+        })
+    }
+}
+
 /// PID 1's whole life. As any other process it says what it is and exits.
 pub fn main() -> ! {
     if !rustix::process::getpid().is_init() {

@@ -15,6 +15,8 @@ use super::reap::{Children, Reaped};
 use crate::clock::since_kernel_ms;
 use crate::kmsg;
 
+/// For a bring-up that still runs.
+const BRING_UP: Duration = Duration::from_secs(3);
 /// For `ros bring-down`: it stops the services in reverse order.
 const BRING_DOWN: Duration = Duration::from_secs(30);
 /// For the daemon after TERM.
@@ -24,21 +26,39 @@ const GRACE: Duration = Duration::from_secs(5);
 /// After KILL: what is left then hangs in the kernel.
 const KILLED: Duration = Duration::from_secs(5);
 
+/// What has to be stopped before all the rest.
+pub struct Stop {
+    /// A shell; it does not heed TERM.
+    pub shell: Option<Pid>,
+    /// Bring-up, when it still runs: it would start what bring-down stops.
+    pub bring_up: Option<Pid>,
+    /// Whether bring-down is to run.
+    pub bring_down: bool,
+    /// The daemon.
+    pub daemon: Option<Pid>,
+}
+
 /// Ends the machine.
-pub fn run(end: End, bring_down: bool, daemon: Option<Pid>, mut children: Children<'_>) -> ! {
+pub fn run(end: End, stop: Stop, mut children: Children<'_>) -> ! {
     let began = since_kernel_ms();
-    kmsg::warn(&format!("{end:?}: stopping the system"));
-    if bring_down {
+    kmsg::warn(&format!("{end}: stopping the system"));
+    if let Some(shell) = stop.shell {
+        let _ = kill_process(shell, Signal::HUP);
+    }
+    if let Some(bring_up) = stop.bring_up {
+        stop_one("bring-up", bring_up, BRING_UP, &mut children);
+    }
+    if stop.bring_down {
         run_bring_down(&mut children);
     }
-    if let Some(daemon) = daemon {
+    if let Some(daemon) = stop.daemon {
         stop_one("the daemon", daemon, DAEMON, &mut children);
     }
     stop_all(&mut children);
     rustix::fs::sync();
     unmount_all(&mut children);
     rustix::fs::sync();
-    kmsg::warn(&format!("{end:?} after {} ms", since_kernel_ms() - began));
+    kmsg::warn(&format!("{end} after {} ms", since_kernel_ms() - began));
     finish(end, children)
 }
 

@@ -44,14 +44,15 @@ pub fn run(booted: Booted, work: Work) -> ! {
     let end = supervisor.begin(work).unwrap_or_else(|| supervisor.forever());
     let bring_down =
         supervisor.jobs.iter().any(|job| job.kind == Kind::BringUp) && end != End::RebootCounted;
-    let daemon = supervisor.jobs.iter().find(|job| job.kind == Kind::Daemon).and_then(Job::pid);
-    let watchdog = &mut supervisor.booted.machine.watchdog;
-    shutdown::run(
-        end,
+    let running = |kind| supervisor.jobs.iter().find(|job| job.kind == kind).and_then(Job::pid);
+    let stop = shutdown::Stop {
+        shell: running(Kind::Shell),
+        bring_up: running(Kind::BringUp),
         bring_down,
-        daemon,
-        Children { signals: supervisor.signals.as_ref(), watchdog },
-    )
+        daemon: running(Kind::Daemon),
+    };
+    let watchdog = &mut supervisor.booted.machine.watchdog;
+    shutdown::run(end, stop, Children { signals: supervisor.signals.as_ref(), watchdog })
 }
 
 fn block_signals() -> nix::Result<SignalFd> {
@@ -192,7 +193,7 @@ impl Supervisor {
             let signal = Signal::try_from(info.ssi_signo as i32).ok();
             end = end.or(signal.and_then(meaning).inspect(|end| {
                 kmsg::warn(&format!(
-                    "{} from process {}: {end:?}",
+                    "{} from process {}: {end}",
                     signal.map_or("", Signal::as_str),
                     info.ssi_pid
                 ));

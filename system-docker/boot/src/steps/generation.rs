@@ -43,6 +43,9 @@ pub fn seed(machine: &mut Machine) -> io::Result<String> {
             name.trim()
         )));
     }
+    if machine.mode == Mode::Disk {
+        rustix::fs::sync();
+    }
     if machine.mode == Mode::Ram {
         let _ = fs::remove_dir_all(paths::PRELOAD);
     }

@@ -204,6 +204,12 @@ pub fn mount_boot(machine: &mut Machine) -> io::Result<String> {
     let Some(boot) = all.first() else {
         return Ok("none".into());
     };
+    // The kernel would call modprobe once for each.
+    if let Some(loader) = &mut machine.loader {
+        for name in ["vfat", "nls_cp437", "nls_ascii"] {
+            let _ = loader.load(name, "");
+        }
+    }
     let flags = MountFlags::NOATIME | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount_at(&boot.node(), paths::BOOT, "vfat", flags, "umask=0077,errors=remount-ro")?;
     Ok(format!("{} at {}", boot.node().display(), paths::BOOT))
