@@ -399,16 +399,18 @@ fn until_ended(pidfd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
+/// A connection that breaks means that the process ended, and its shim after it.
 async fn exchange(
     connection: &mut BufReader<UnixStream>,
     command: &Command,
 ) -> Result<Answer, RuntimeError> {
+    let gone = || RuntimeError::Gone("its shim has ended".into());
     let mut line = serde_json::to_string(command).map_err(io::Error::from)?;
     line.push('\n');
-    connection.get_mut().write_all(line.as_bytes()).await?;
+    connection.get_mut().write_all(line.as_bytes()).await.map_err(|_| gone())?;
     line.clear();
-    if connection.read_line(&mut line).await? == 0 {
-        return Err(RuntimeError::Gone("the shim closed the connection".into()));
+    if connection.read_line(&mut line).await.map_err(|_| gone())? == 0 {
+        return Err(gone());
     }
     Ok(serde_json::from_str(&line).map_err(io::Error::from)?)
 }

@@ -409,10 +409,15 @@ fn process(input: &SpecInput) -> Process {
 /// libraries for that.
 pub(crate) fn environment(given: &[String], terminal: bool, uid: u32) -> Vec<String> {
     let has = |name: &str| given.iter().any(|pair| pair.split('=').next() == Some(name));
-    let home = if uid == 0 { "HOME=/root" } else { "HOME=/" };
-    let defaults = [("PATH", PATH, true), ("TERM", "TERM=xterm", terminal), ("HOME", home, true)];
+    let home = format!("HOME={}", default_home(uid));
+    let defaults = [("PATH", PATH, true), ("TERM", "TERM=xterm", terminal), ("HOME", &home, true)];
     let missing = defaults.iter().filter(|(name, _, wanted)| *wanted && !has(name));
     missing.map(|(_, pair, _)| (*pair).to_owned()).chain(given.iter().cloned()).collect()
+}
+
+/// The home folder of a user without an entry in `/etc/passwd`.
+pub(crate) fn default_home(uid: u32) -> &'static str {
+    if uid == 0 { "/root" } else { "/" }
 }
 
 /// `base` with the variables of `over`, which replace those of the same name.
@@ -496,7 +501,7 @@ fn linux(input: &SpecInput) -> Linux {
     let sysctls: HashMap<String, String> = input.sysctls.clone().into_iter().collect();
     linux
         .set_sysctl((!sysctls.is_empty()).then_some(sysctls))
-        .set_resources(Some(resources(input)))
+        .set_resources(resources(input))
         .set_cgroups_path(Some(PathBuf::from(&input.cgroup_parent).join(&input.id)))
         .set_namespaces(Some(namespaces(&input.namespaces)))
         .set_devices(Some(input.devices.iter().map(device_node).collect()))
@@ -564,7 +569,11 @@ fn filter(input: &SpecInput) -> Option<LinuxSeccomp> {
     }
 }
 
-fn resources(input: &SpecInput) -> LinuxResources {
+/// None when nothing is limited: then no device program is loaded at all.
+fn resources(input: &SpecInput) -> Option<LinuxResources> {
+    if input.privileged && input.resources == Resources::default() {
+        return None;
+    }
     let limits = &input.resources;
     let mut resources = LinuxResources::default();
     resources
@@ -576,7 +585,7 @@ fn resources(input: &SpecInput) -> LinuxResources {
             pids.set_limit(limits.pids);
             pids
         }));
-    resources
+    Some(resources)
 }
 
 fn memory(limits: &Resources) -> Option<LinuxMemory> {
@@ -766,7 +775,11 @@ mod tests {
         let privileged = spec(&SpecInput { privileged: true, ..input() });
         let linux = privileged.linux().as_ref().unwrap();
         assert_eq!((linux.masked_paths().as_ref().unwrap().len(), linux.seccomp()), (0, &None));
-        assert_eq!(linux.resources().as_ref().unwrap().devices().as_ref().unwrap().len(), 1);
+        assert_eq!(linux.resources(), &None);
+        let memory = Resources { memory: 1 << 30, ..Resources::default() };
+        let limited =
+            resources(&SpecInput { privileged: true, resources: memory, ..input() }).unwrap();
+        assert_eq!(limited.devices().as_ref().unwrap().len(), 1, "everything allowed");
     }
 
     #[test]
@@ -784,12 +797,12 @@ mod tests {
     fn limits() {
         let limits =
             Resources { memory: 100, nano_cpus: 1_500_000_000, pids: 9, ..Resources::default() };
-        let resources = resources(&SpecInput { resources: limits, ..input() });
+        let resources = resources(&SpecInput { resources: limits, ..input() }).unwrap();
         assert_eq!(resources.memory().as_ref().unwrap().swap(), Some(200));
         let cpu = resources.cpu().as_ref().unwrap();
         assert_eq!((cpu.quota(), cpu.period()), (Some(150_000), Some(100_000)));
         assert_eq!(resources.pids().as_ref().unwrap().limit(), 9);
-        let none = super::resources(&input());
+        let none = super::resources(&input()).unwrap();
         assert!(none.memory().is_none() && none.cpu().is_none() && none.pids().is_none());
     }
 

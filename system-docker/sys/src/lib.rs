@@ -5,5 +5,7 @@
 
 pub mod block;
 pub mod ext4;
+pub mod mount;
+pub mod signal;
 pub mod spawn;
 pub mod watchdog;

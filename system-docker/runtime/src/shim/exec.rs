@@ -1,0 +1,144 @@
+//! One more process in a running container, by libcontainer's tenant builder. What an exec is not given by it (the
+//! container's seccomp filter, see [`Command`]) is added here.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use oci_spec::runtime::{LinuxCapabilities, Process, Spec};
+use rustix::fs::{FlockOperation, flock};
+
+use super::container::failed;
+use super::executor::Command;
+use super::mounts::is_folder_inside;
+use super::record::{self, ProcessRecord};
+use super::stdio::{self, Console, Stdio};
+use super::user;
+use crate::spec::{capability_sets, host_capabilities, overlay_environment};
+use crate::{ExecRequest, RuntimeError, ShimRequest};
+
+/// An exec that can be started.
+pub(super) struct Exec {
+    dir: PathBuf,
+    container_dir: PathBuf,
+    container_id: String,
+    request: ExecRequest,
+    spec: Spec,
+    pub(super) cgroup: PathBuf,
+    pub(super) init: ProcessRecord,
+}
+
+/// Reads what is asked and what container it is asked of.
+pub(super) fn prepare(dir: &Path, request: ExecRequest) -> Result<Exec, RuntimeError> {
+    let container_dir = dir.ancestors().nth(2).unwrap_or(dir).to_owned();
+    let text = fs::read(container_dir.join("request.json"))?;
+    let container: ShimRequest = serde_json::from_slice(&text).map_err(io::Error::from)?;
+    let spec = Spec::load(container_dir.join("config.json")).map_err(|e| failed(&e))?;
+    let init = ProcessRecord::read(&container_dir).filter(|init| init.is_alive());
+    let init = init.ok_or_else(|| RuntimeError::WrongState("not running".into()))?;
+    let cgroup = record::cgroup(&spec);
+    Ok(Exec {
+        dir: dir.to_owned(),
+        container_dir,
+        container_id: container.id,
+        request,
+        spec,
+        cgroup,
+        init,
+    })
+}
+
+impl Exec {
+    /// Runs it; returns its pid and streams.
+    pub(super) fn start(&self) -> Result<(i32, Stdio), RuntimeError> {
+        let root = PathBuf::from(format!("/proc/{}/root", self.init.pid));
+        let (process, command) = self.process(&root)?;
+        let file = self.dir.join("oci-process.json");
+        fs::write(&file, serde_json::to_vec(&process).map_err(io::Error::from)?)?;
+        // One at a time, because libcontainer leaves sockets behind that cannot be told from those of another exec.
+        let lock = File::create(self.container_dir.join("exec.lock"))?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(io::Error::from)?;
+        let started = self.call_libcontainer(&file, command);
+        self.remove_tenant_sockets()?;
+        let (pid, stdio) = started?;
+        // One that has ended already needs no record.
+        if let Ok(record) = ProcessRecord::of(pid) {
+            record.write(&self.dir)?;
+        }
+        Ok((pid, stdio))
+    }
+
+    fn process(&self, root: &Path) -> Result<(Process, Command), RuntimeError> {
+        let mut process = self.spec.process().clone().unwrap_or_default();
+        let environment =
+            overlay_environment(process.env().as_deref().unwrap_or_default(), &self.request.env);
+        process.set_env(Some(environment)).set_args(Some(self.request.args.clone()));
+        process.set_terminal(Some(self.request.tty));
+        if !self.request.cwd.is_empty() {
+            process.set_cwd(self.request.cwd.clone().into());
+        }
+        if !is_folder_inside(root, process.cwd()) {
+            return Err(RuntimeError::BadWorkdir(format!(
+                "{}: no such directory",
+                process.cwd().display()
+            )));
+        }
+        if !self.request.user.is_empty() {
+            user::apply(&mut process, &self.request.user, &[], root)?;
+        }
+        let command = self.confinement(&mut process);
+        Ok((process, command))
+    }
+
+    /// Takes the capabilities out of `process`, for the command to set them after the filter.
+    fn confinement(&self, process: &mut Process) -> Command {
+        let filter = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
+        let capabilities =
+            process.capabilities().clone().unwrap_or_else(|| capability_sets(host_capabilities()));
+        process.set_capabilities(None::<LinuxCapabilities>);
+        if self.request.privileged {
+            process.set_no_new_privileges(None);
+            return Command { confine: Some((None, capability_sets(host_capabilities()))) };
+        }
+        Command { confine: Some((filter, capabilities)) }
+    }
+
+    fn call_libcontainer(
+        &self,
+        process: &Path,
+        command: Command,
+    ) -> Result<(i32, Stdio), RuntimeError> {
+        let builder = ContainerBuilder::new(self.container_id.clone(), SyscallType::default())
+            .with_executor(command)
+            .with_root_path(self.container_dir.join("state"))
+            .map_err(|e| failed(&e))?;
+        if self.request.tty {
+            let console = Console::listen(&self.dir)?;
+            let tenant = builder.with_console_socket(Some(&console.path)).as_tenant();
+            let pid = tenant
+                .with_process(Some(process))
+                .with_detach(true)
+                .build()
+                .map_err(|e| failed(&e))?;
+            return Ok((pid.as_raw(), console.receive()?));
+        }
+        let (stdio, ends) = stdio::pipes(self.request.open_stdin)?;
+        let builder =
+            builder.with_stdin(ends.stdin).with_stdout(ends.stdout).with_stderr(ends.stderr);
+        let tenant = builder.as_tenant().with_process(Some(process)).with_detach(true);
+        Ok((tenant.build().map_err(|e| failed(&e))?.as_raw(), stdio))
+    }
+
+    fn remove_tenant_sockets(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.container_dir.join("state").join(&self.container_id))?
+            .filter_map(Result::ok)
+        {
+            if entry.file_name().to_string_lossy().starts_with("tenant-") {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}

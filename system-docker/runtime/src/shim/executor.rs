@@ -1,0 +1,163 @@
+//! The last steps inside the container, between libcontainer's set-up and the command: finds the command, and undoes
+//! what the shim must not pass on. Runs in the container's process, which was forked and not yet executed.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+
+use libcontainer::capabilities::drop_privileges;
+use libcontainer::seccomp::initialize_seccomp;
+use libcontainer::syscall::syscall::create_syscall;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use nix::errno::Errno;
+use nix::sys::signal::SigSet;
+use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Spec};
+use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, stat};
+
+use crate::RuntimeError;
+use crate::spec::PATH;
+
+/// What libcontainer leaves to us.
+#[derive(Clone, Default)]
+pub(super) struct Command {
+    /// An exec's own filter and capabilities. libcontainer drops an exec's filter, so both are set here: the filter
+    /// first, because loading it needs a capability.
+    pub(super) confine: Option<(Option<LinuxSeccomp>, LinuxCapabilities)>,
+}
+
+impl Executor for Command {
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        find(spec)
+            .map(|_| ())
+            .map_err(|error| ExecutorValidationError::ArgValidationError(wrapped(&error)))
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let error = match self.run(spec) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        // Nobody listens any more but whoever reads the container's output.
+        eprintln!("{error}");
+        std::process::exit(error.exit_code());
+    }
+}
+
+impl Command {
+    fn run(&self, spec: &Spec) -> Result<Infallible, RuntimeError> {
+        let path = find(spec)?;
+        let refused = |what: &str, error: String| RuntimeError::Refused(format!("{what}: {error}"));
+        ros_sys::signal::default_sigpipe().map_err(|e| refused("reset SIGPIPE", e.to_string()))?;
+        SigSet::empty().thread_set_mask().map_err(|e| refused("unblock signals", e.to_string()))?;
+        if let Some((filter, capabilities)) = &self.confine {
+            if let Some(filter) = filter {
+                initialize_seccomp(filter).map_err(|e| refused("load seccomp", e.to_string()))?;
+            }
+            drop_privileges(capabilities, create_syscall().as_ref())
+                .map_err(|e| refused("drop capabilities", e.to_string()))?;
+        }
+        let args: Vec<CString> =
+            args(spec).iter().filter_map(|arg| CString::new(arg.as_bytes()).ok()).collect();
+        let file = CString::new(path.as_str()).map_err(|e| refused("command", e.to_string()))?;
+        nix::unistd::execv(&file, &args).map_err(|errno| failed(&path, errno))
+    }
+}
+
+fn failed(path: &str, errno: Errno) -> RuntimeError {
+    match errno {
+        // Also what the kernel says when the interpreter of a script is missing.
+        Errno::ENOENT | Errno::ENOTDIR => RuntimeError::CommandNotFound(path.to_owned()),
+        _ => RuntimeError::NotExecutable(format!("{path}: {errno}")),
+    }
+}
+
+fn args(spec: &Spec) -> &[String] {
+    spec.process().as_ref().and_then(|process| process.args().as_deref()).unwrap_or_default()
+}
+
+/// The command's file: as given when it has a slash, else the first in PATH that can be executed.
+fn find(spec: &Spec) -> Result<String, RuntimeError> {
+    let name = args(spec).first().map(String::as_str).unwrap_or_default();
+    if name.contains('/') {
+        return executable(name).map(|()| name.to_owned());
+    }
+    let env =
+        spec.process().as_ref().and_then(|process| process.env().as_deref()).unwrap_or_default();
+    let path =
+        env.iter().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(&PATH["PATH=".len()..]);
+    let mut error = RuntimeError::CommandNotFound(name.to_owned());
+    if name.is_empty() {
+        return Err(error);
+    }
+    for folder in path.split(':') {
+        let candidate = format!("{}/{name}", if folder.is_empty() { "." } else { folder });
+        match executable(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(e @ RuntimeError::NotExecutable(_)) => error = e,
+            Err(_) => {}
+        }
+    }
+    Err(error)
+}
+
+fn executable(path: &str) -> Result<(), RuntimeError> {
+    let stat = stat(path).map_err(|_| RuntimeError::CommandNotFound(path.to_owned()))?;
+    let is_file = FileType::from_raw_mode(stat.st_mode).is_file();
+    let allowed =
+        accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_ok() && stat.st_mode & 0o111 != 0;
+    if is_file && allowed { Ok(()) } else { Err(RuntimeError::NotExecutable(path.to_owned())) }
+}
+
+/// libcontainer carries errors across its processes as text, so ours travels as JSON within it.
+fn wrapped(error: &RuntimeError) -> String {
+    serde_json::to_string(error).unwrap_or_default()
+}
+
+/// The error in libcontainer's words: ours when it is in there, else by the table.
+pub(super) fn from_libcontainer(text: &str) -> RuntimeError {
+    if let Some(start) = text.find("{\"kind\":") {
+        let mut values = serde_json::Deserializer::from_str(&text[start..]).into_iter();
+        if let Some(Ok(error)) = values.next() {
+            return error;
+        }
+    }
+    type Make = fn(String) -> RuntimeError;
+    let table: [(&str, Make); 3] = [
+        ("cwd", RuntimeError::BadWorkdir),
+        ("incorrect container status", RuntimeError::WrongState),
+        ("failed to prepare rootfs", RuntimeError::BadMount),
+    ];
+    let lower = text.to_lowercase();
+    let found = table.iter().find(|(words, _)| lower.contains(words));
+    found.map_or(RuntimeError::Refused as Make, |(_, make)| *make)(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_errors_survive_libcontainer() {
+        for error in [
+            RuntimeError::CommandNotFound("a \"b\"".into()),
+            RuntimeError::NotExecutable("/x".into()),
+        ] {
+            let text = format!(
+                "failed to create container: exec process failed with error {} and so on\0",
+                wrapped(&error)
+            );
+            assert_eq!(from_libcontainer(&text), error);
+        }
+    }
+
+    #[test]
+    fn its_own_errors_go_by_a_table() {
+        let table = [
+            ("Incorrect container status: Stopped", "container is"),
+            ("failed to prepare rootfs", "mount"),
+            ("something else {\"kind\":1}", "something else"),
+        ];
+        for (text, start) in table {
+            assert!(from_libcontainer(text).to_string().starts_with(start), "{text}");
+        }
+    }
+}
