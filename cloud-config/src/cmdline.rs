@@ -1,0 +1,123 @@
+//! The kernel command line as configuration: `ros.a.b=value` (or `rancher.`), `cc.hostname=x`; a bare key is
+//! `true`, `[a,b]` is a list, a repeated key becomes a list. And what names a datasource.
+//! Quoting as the kernel does it: double quotes keep blanks together (Documentation/admin-guide/kernel-parameters).
+
+use crate::tree::{Layer, Node, Origin, Value};
+
+/// What the command line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cmdline {
+    /// Configuration, not checked yet.
+    pub config: Node,
+    /// `cloud-config-url=`, or the seed of `ds=nocloud;s=URL`.
+    pub url: Option<String>,
+}
+
+/// Reads `/proc/cmdline`'s text.
+#[must_use]
+pub fn parse(text: &str) -> Cmdline {
+    let origin = Origin { layer: Layer::Cmdline, file: "/proc/cmdline".into(), line: 0, column: 0 };
+    let mut config = Node::map(&origin);
+    let mut url = None;
+    for word in words(text) {
+        let (key, value) = word.split_once('=').unwrap_or((word.as_str(), "true"));
+        if key == "cloud-config-url" {
+            url = Some(value.to_owned());
+        } else if key == "ds" {
+            url = seed(value).or(url);
+        } else if let Some(path) = config_path(key) {
+            add(&mut config, &path, node(value, &origin));
+        }
+    }
+    Cmdline { config, url }
+}
+
+/// Words, with double quotes kept together and taken away.
+#[must_use]
+pub fn words(text: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
+    for c in text.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            c if c.is_whitespace() && !quoted => {
+                if !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+            }
+            c => word.push(c),
+        }
+    }
+    if !word.is_empty() {
+        words.push(word);
+    }
+    words
+}
+
+fn config_path(key: &str) -> Option<String> {
+    if let Some(path) = key.strip_prefix("cc.") {
+        return Some(path.to_owned()).filter(|path| !path.is_empty());
+    }
+    let path = key.strip_prefix("ros.").or_else(|| key.strip_prefix("rancher."))?;
+    // sysctl names have dots of their own: all that follows is one key.
+    let path = path
+        .strip_prefix("sysctl.")
+        .map_or_else(|| path.to_owned(), |name| format!("sysctl.{name}"));
+    (!path.is_empty()).then(|| format!("ros.{path}"))
+}
+
+/// `nocloud;s=URL` and `nocloud-net;s=URL`.
+fn seed(value: &str) -> Option<String> {
+    let mut parts = value.split(';');
+    parts.next().filter(|name| name.starts_with("nocloud"))?;
+    let url = parts
+        .find_map(|part| part.strip_prefix("s=").or_else(|| part.strip_prefix("seedfrom=")))?;
+    url.starts_with("http").then(|| url.to_owned())
+}
+
+fn node(text: &str, origin: &Origin) -> Node {
+    let scalar = |text: &str| Node {
+        value: Value::Scalar { text: text.trim().to_owned(), quoted: false },
+        origin: origin.clone(),
+    };
+    match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        Some(items) => {
+            let items =
+                items.split(',').filter(|item| !item.trim().is_empty()).map(scalar).collect();
+            Node { value: Value::List(items), origin: origin.clone() }
+        }
+        None => scalar(text),
+    }
+}
+
+fn add(config: &mut Node, path: &str, node: Node) {
+    let merged = match config.at(path).map(|old| old.value.clone()) {
+        Some(Value::List(mut items)) => {
+            items.push(node.clone());
+            Node { value: Value::List(items), ..node }
+        }
+        Some(old @ Value::Scalar { .. }) => {
+            let first = Node { value: old, origin: node.origin.clone() };
+            Node { value: Value::List(vec![first, node.clone()]), origin: node.origin }
+        }
+        _ => node,
+    };
+    config.put(path, merged);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_become_configuration() {
+        let text = "quiet ros.debug rancher.autologin=tty1 ros.autologin=ttyS0 cc.hostname=\"a b\" \
+                    ros.state.autoformat=[/dev/vda,/dev/vdb] root=/dev/x ds=nocloud;s=http://h/";
+        let parsed = parse(text);
+        let expected = serde_json::json!({
+            "ros": {"debug": true, "autologin": ["tty1", "ttyS0"], "state": {"autoformat": ["/dev/vda", "/dev/vdb"]}},
+            "hostname": "a b",
+        });
+        assert_eq!(parsed.config.to_json(), expected);
+        assert_eq!(parsed.url.as_deref(), Some("http://h/"));
+    }
+}

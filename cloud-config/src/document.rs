@@ -1,0 +1,113 @@
+//! YAML text to a [`Node`] tree with positions, by saphyr. Anchors are resolved; the first document counts.
+
+use saphyr::{MarkedYaml, YamlData, YamlLoader};
+use saphyr_parser::{Parser, ScalarStyle};
+
+use crate::diagnostic::Diagnostic;
+use crate::tree::{Layer, Node, Origin, Value};
+
+/// Deeper documents are refused: no configuration needs it, and recursion has an end.
+const MAX_DEPTH: usize = 32;
+
+/// Parses `text`. An empty document is an empty mapping.
+///
+/// # Errors
+/// Where the text is not YAML, or not a mapping.
+pub fn parse(text: &str, layer: Layer, file: &str) -> Result<Node, Diagnostic> {
+    let origin = |line, column| Origin { layer, file: file.to_owned(), line, column };
+    let mut loader = YamlLoader::<MarkedYaml>::default();
+    loader.early_parse(false);
+    let mut parser = Parser::new_from_str(text);
+    let failed = |error: saphyr_parser::ScanError| {
+        let at = error.marker();
+        Diagnostic::error(
+            origin(at.line(), at.col() + 1),
+            format!("this is not YAML: {}", error.info()),
+        )
+        .hint(
+            "compare the indentation with the lines around, and quote values that have ':' or '#'",
+        )
+    };
+    parser.load(&mut loader, false).map_err(failed)?;
+    if let Some(error) = loader.error() {
+        return Err(failed(error.clone()));
+    }
+    let documents = loader.into_documents();
+    let Some(document) = documents.first() else { return Ok(Node::map(&origin(1, 1))) };
+    let node = convert(document, &origin, 0)?;
+    match node.value {
+        Value::Map(_) => Ok(node),
+        Value::Scalar { ref text, quoted: false } if text.is_empty() || text == "~" => {
+            Ok(Node::map(&origin(1, 1)))
+        }
+        _ => Err(Diagnostic::error(node.origin, "expected a mapping (key: value)".into()).hint(
+            "a cloud-config starts with the line #cloud-config and has keys at the left edge",
+        )),
+    }
+}
+
+fn convert(
+    yaml: &MarkedYaml,
+    origin: &impl Fn(usize, usize) -> Origin,
+    depth: usize,
+) -> Result<Node, Diagnostic> {
+    let place = origin(yaml.span.start.line(), yaml.span.start.col() + 1);
+    if depth > MAX_DEPTH {
+        return Err(Diagnostic::error(place, format!("nested more than {MAX_DEPTH} levels deep")));
+    }
+    let value = match &yaml.data {
+        YamlData::Representation(text, style, _) => {
+            Value::Scalar { text: text.to_string(), quoted: !matches!(style, ScalarStyle::Plain) }
+        }
+        YamlData::Value(scalar) => Value::Scalar { text: format!("{scalar:?}"), quoted: false },
+        YamlData::Sequence(items) => Value::List(
+            items.iter().map(|item| convert(item, origin, depth + 1)).collect::<Result<_, _>>()?,
+        ),
+        YamlData::Mapping(entries) => {
+            let mut map: Vec<(String, Node)> = Vec::with_capacity(entries.len());
+            for (key, node) in entries {
+                let key = convert(key, origin, depth + 1)?;
+                let Value::Scalar { text, .. } = key.value else {
+                    return Err(Diagnostic::error(key.origin, "a key must be one word".into()));
+                };
+                let node = convert(node, origin, depth + 1)?;
+                map.push((text, node));
+            }
+            Value::Map(map)
+        }
+        YamlData::Tagged(_, inner) => return convert(inner, origin, depth + 1),
+        YamlData::Alias(_) | YamlData::BadValue => {
+            return Err(Diagnostic::error(place, "this value cannot be read".into()));
+        }
+    };
+    Ok(Node { value, origin: place })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn positions_are_those_an_editor_shows() {
+        let node =
+            parse("#cloud-config\nhostname: x\nros:\n  debug: true\n", Layer::User, "f").unwrap();
+        assert_eq!(node.at("hostname").unwrap().origin.to_string(), "f:2:11");
+        assert_eq!(node.at("ros.debug").unwrap().origin.to_string(), "f:4:10");
+    }
+
+    #[test]
+    fn what_is_not_yaml_says_where() {
+        let error = parse("a: b\n  c: d\n", Layer::User, "f").unwrap_err();
+        assert_eq!(error.origin.line, 2, "{error:?}");
+        assert!(parse("- a\n", Layer::User, "f").is_err());
+        assert!(parse("", Layer::User, "f").is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "(?s).{0,200}") {
+            let _ = parse(&text, Layer::User, "f");
+        }
+    }
+}

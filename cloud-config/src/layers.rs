@@ -1,0 +1,214 @@
+//! The layers of one machine, read from their files and merged.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ros_api::paths;
+
+use crate::diagnostic::Diagnostic;
+use crate::schema::DOCUMENT;
+use crate::settings::Settings;
+use crate::tree::{Layer, Node, Origin, Value, merge};
+use crate::{check, cmdline, document, instance};
+
+/// Where the layers are. Injectable, so that it all runs on a laptop.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// Release defaults as YAML.
+    pub release: Option<(String, String)>,
+    /// OEM file.
+    pub oem: PathBuf,
+    /// Folder of fragments.
+    pub fragments: PathBuf,
+    /// Folder of instance data.
+    pub instance: PathBuf,
+    /// The user's file.
+    pub user: PathBuf,
+    /// Text of the kernel command line.
+    pub cmdline: String,
+}
+
+/// The initrd's release defaults.
+const INITRD_DEFAULTS: &str = "/etc/ros/release-defaults.yml";
+
+impl Sources {
+    /// Those of the machine this runs on; also inside a container that has `/var/lib/ros` and `/run/ros`.
+    #[must_use]
+    pub fn machine() -> Self {
+        Self {
+            release: release_defaults(),
+            oem: paths::OEM_CONFIG.into(),
+            fragments: paths::CLOUD_CONFIG_D.into(),
+            instance: paths::INSTANCE.into(),
+            user: paths::CLOUD_CONFIG.into(),
+            cmdline: fs::read_to_string("/proc/cmdline").unwrap_or_default(),
+        }
+    }
+}
+
+/// The running release's defaults; before it is known, those of the initrd.
+fn release_defaults() -> Option<(String, String)> {
+    let from_release = || {
+        let text = fs::read_to_string(paths::RUN_RELEASE).ok()?;
+        let release = ros_api::Release::parse(&text).ok()?;
+        let text = serde_yaml::to_string(&release.defaults).ok()?;
+        Some((paths::RUN_RELEASE.to_owned(), text))
+    };
+    let from_initrd =
+        || Some((INITRD_DEFAULTS.to_owned(), fs::read_to_string(INITRD_DEFAULTS).ok()?));
+    from_release().or_else(from_initrd)
+}
+
+/// The merged configuration and what was wrong on the way.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Merged, with origins.
+    pub tree: Node,
+    /// Typed.
+    pub settings: Settings,
+    /// Complaints, in order of layers.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Reads and merges all layers. Never fails: what cannot be read is a diagnostic.
+#[must_use]
+pub fn load(sources: &Sources) -> Loaded {
+    let mut found = Vec::new();
+    let mut layers: Vec<Option<Node>> = Vec::new();
+    if let Some((file, text)) = &sources.release {
+        layers.push(checked(text, Layer::Release, file, &mut found));
+    }
+    layers.push(read(&sources.oem, Layer::Oem, &mut found));
+    for path in fragments(&sources.fragments, &mut found) {
+        layers.push(read(&path, Layer::Fragment, &mut found));
+    }
+    if let Some(text) = instance::user_data(&sources.instance, &mut found) {
+        let file = sources.instance.join("user-data");
+        layers.push(checked(&text, Layer::Instance, &file.display().to_string(), &mut found));
+    }
+    layers.push(read(&sources.user, Layer::User, &mut found));
+    let arguments = cmdline::parse(&sources.cmdline).config;
+    layers.push(check::check(arguments, DOCUMENT, "", &mut found));
+
+    let origin = Origin { layer: Layer::Release, file: "defaults".into(), line: 0, column: 0 };
+    let mut tree = layers.into_iter().flatten().fold(Node::map(&origin), merge);
+    instance::add_metadata(&sources.instance, &mut tree);
+    let settings = typed(&tree, &mut found);
+    Loaded { tree, settings, diagnostics: found }
+}
+
+/// Parses one document and keeps what is right of it; `rancher:` is read as `ros:`.
+#[must_use]
+pub fn checked(text: &str, layer: Layer, file: &str, found: &mut Vec<Diagnostic>) -> Option<Node> {
+    match document::parse(text, layer, file) {
+        Ok(node) => check::check(renamed(node), DOCUMENT, "", found),
+        Err(diagnostic) => {
+            found.push(diagnostic);
+            None
+        }
+    }
+}
+
+/// The settings that a checked tree says.
+pub(crate) fn typed(tree: &Node, found: &mut Vec<Diagnostic>) -> Settings {
+    serde_json::from_value(check::to_json(tree, DOCUMENT)).unwrap_or_else(|error| {
+        found.push(Diagnostic::error(
+            tree.origin.clone(),
+            format!("the merged configuration is unusable: {error}"),
+        ));
+        Settings::default()
+    })
+}
+
+fn renamed(mut node: Node) -> Node {
+    let Value::Map(entries) = &mut node.value else { return node };
+    let Some(index) = entries.iter().position(|(key, _)| key == "rancher") else { return node };
+    let (_, ancestor) = entries.remove(index);
+    match entries.iter().position(|(key, _)| key == "ros") {
+        Some(own) => {
+            let newer = std::mem::replace(&mut entries[own].1, ancestor.clone());
+            entries[own].1 = merge(ancestor, newer);
+        }
+        None => entries.push(("ros".into(), ancestor)),
+    }
+    node
+}
+
+fn read(path: &Path, layer: Layer, found: &mut Vec<Diagnostic>) -> Option<Node> {
+    match fs::read(path) {
+        Ok(bytes) => {
+            checked(&String::from_utf8_lossy(&bytes), layer, &path.display().to_string(), found)
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => {
+            found.push(unreadable(path, layer, &e));
+            None
+        }
+    }
+}
+
+/// Fragments in name order, hidden ones left out.
+fn fragments(dir: &Path, found: &mut Vec<Diagnostic>) -> Vec<PathBuf> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        Err(e) => {
+            found.push(unreadable(dir, Layer::Fragment, &e));
+            return Vec::new();
+        }
+    };
+    let visible = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'))
+    };
+    let mut files: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(visible).collect();
+    files.sort();
+    files
+}
+
+fn unreadable(path: &Path, layer: Layer, error: &io::Error) -> Diagnostic {
+    let origin = Origin { layer, file: path.display().to_string(), line: 0, column: 0 };
+    Diagnostic::error(origin, format!("cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_have_their_order_and_a_wrong_file_hides_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::create_dir(path("d")).unwrap();
+        fs::create_dir(path("i")).unwrap();
+        fs::write(path("d/10-a.yml"), "hostname: a\nrancher: {sysctl: {x.y: 1}}\n").unwrap();
+        fs::write(path("d/20-b.yml"), "hostname: b\nssh_authorized_keys: [k1]\n").unwrap();
+        fs::write(path("d/.hidden.yml"), "hostname: hidden\n").unwrap();
+        fs::write(
+            path("i/user-data"),
+            "#cloud-config\nssh_authorized_keys: [k2]\nros: {debug: true}\n",
+        )
+        .unwrap();
+        fs::write(path("i/meta-data"), "instance-id: i\nlocal-hostname: meta\npublic-keys: [k3]\n")
+            .unwrap();
+        fs::write(path("user.yml"), "hostname: [\n").unwrap();
+        let sources = Sources {
+            release: Some(("r".into(), "ros: {upgrade: {repository: 'h/os'}}\n".into())),
+            oem: path("none"),
+            fragments: path("d"),
+            instance: path("i"),
+            user: path("user.yml"),
+            cmdline: "ros.debug=false".into(),
+        };
+        let loaded = load(&sources);
+        assert_eq!(loaded.settings.hostname.as_deref(), Some("b"));
+        assert_eq!(loaded.settings.ssh_authorized_keys, ["k1", "k2", "k3"]);
+        assert_eq!(loaded.settings.ros.upgrade.repository(), Some("h/os"));
+        assert_eq!(loaded.settings.ros.sysctl["x.y"], "1");
+        assert!(!loaded.settings.ros.debug);
+        assert_eq!(loaded.tree.at("ros.debug").unwrap().origin.layer, Layer::Cmdline);
+        assert_eq!(loaded.diagnostics.len(), 1, "{:?}", loaded.diagnostics);
+        assert!(loaded.diagnostics[0].origin.file.ends_with("user.yml"));
+    }
+}

@@ -1,0 +1,336 @@
+//! The configuration as the programs use it: typed, complete, with defaults.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use base64::Engine as _;
+use serde::{Deserialize, Serialize};
+
+/// Everything that is configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Host name; none: the metadata's, or the default.
+    pub hostname: Option<String>,
+    /// Keys that may log in.
+    pub ssh_authorized_keys: Vec<String>,
+    /// Files to write.
+    pub write_files: Vec<WriteFile>,
+    /// Commands for the first boot of an instance, after the console is up.
+    pub runcmd: Vec<Command>,
+    /// Commands for every boot, before services.
+    pub bootcmd: Vec<Command>,
+    /// `[device, mount point, type, options]`.
+    pub mounts: Vec<[String; 4]>,
+    /// What only ros knows.
+    pub ros: Ros,
+}
+
+/// A shell line, or words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Command {
+    /// For `sh -c`.
+    Line(String),
+    /// Program and arguments.
+    Words(Vec<String>),
+}
+
+impl Command {
+    /// Program and arguments.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        match self {
+            Self::Line(line) => vec!["/bin/sh".into(), "-c".into(), line.clone()],
+            Self::Words(words) => words.clone(),
+        }
+    }
+}
+
+/// One entry of `write_files`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WriteFile {
+    /// Absolute path.
+    pub path: String,
+    /// As written; see [`WriteFile::decoded`].
+    pub content: String,
+    /// `b64`, `gz+b64`, … or empty.
+    pub encoding: String,
+    /// `user[:group]`; root when empty.
+    pub owner: String,
+    /// File mode; 0644 when absent.
+    pub permissions: Option<u32>,
+    /// Add to the file instead of replacing it.
+    pub append: bool,
+    /// Service whose container receives the file; the console when empty.
+    pub container: String,
+}
+
+/// Largest file that `write_files` unpacks to, in bytes.
+const MAX_FILE: u64 = 64 << 20;
+
+impl WriteFile {
+    /// The file's bytes.
+    ///
+    /// # Errors
+    /// When the content is not encoded as `encoding` says.
+    pub fn decoded(&self) -> Result<Vec<u8>, String> {
+        let mut bytes = self.content.clone().into_bytes();
+        let (zipped, coded) = match self.encoding.as_str() {
+            "" | "text/plain" => (false, false),
+            "b64" | "base64" => (false, true),
+            "gz" | "gzip" => (true, false),
+            _ => (true, true),
+        };
+        if coded {
+            bytes.retain(|b| !b.is_ascii_whitespace());
+            let engine = base64::engine::general_purpose::STANDARD;
+            bytes = engine.decode(&bytes).map_err(|e| format!("{}: not base64: {e}", self.path))?;
+        }
+        if zipped {
+            bytes = gunzip(&bytes).map_err(|e| format!("{}: not gzip: {e}", self.path))?;
+        }
+        Ok(bytes)
+    }
+}
+
+/// Unpacks gzip, up to a bound.
+pub(crate) fn gunzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut unpacked = Vec::new();
+    flate2::read::MultiGzDecoder::new(bytes).take(MAX_FILE + 1).read_to_end(&mut unpacked)?;
+    if unpacked.len() as u64 > MAX_FILE {
+        return Err(std::io::Error::other("unpacks to more than 64 MiB"));
+    }
+    Ok(unpacked)
+}
+
+/// The part under `ros:` (or `rancher:`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ros {
+    /// Network.
+    pub network: Network,
+    /// Service name → changes to its definition, or a whole one; `{enabled: false}` switches it off.
+    pub services: BTreeMap<String, serde_json::Value>,
+    /// Service name → whether it runs.
+    pub services_include: BTreeMap<String, bool>,
+    /// `name: value` for `/proc/sys`.
+    pub sysctl: BTreeMap<String, String>,
+    /// Kernel modules: a name, and options after it.
+    pub modules: Vec<String>,
+    /// Where releases come from.
+    pub upgrade: Upgrade,
+    /// Registry host → how to talk to it.
+    pub registries: BTreeMap<String, Registry>,
+    /// Registry host → credentials, as RancherOS has them.
+    pub registry_auths: BTreeMap<String, RegistryAuth>,
+    /// Sshd.
+    pub ssh: Ssh,
+    /// Console image's name.
+    pub console: Option<String>,
+    /// `ros` (default) or `root`: who logs in.
+    pub user: Option<String>,
+    /// Environment of services.
+    pub environment: BTreeMap<String, String>,
+    /// More words in the log.
+    pub debug: bool,
+    /// Terminals that log in by themselves.
+    pub autologin: Vec<String>,
+    /// Password of the login user, from the kernel command line only.
+    pub password: Option<String>,
+    /// Datasources.
+    pub cloud_init: CloudInit,
+    /// Used if unset elsewhere.
+    pub defaults: Defaults,
+    /// Seconds an orderly shutdown may take.
+    pub shutdown_timeout: Option<u64>,
+}
+
+/// Network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Network {
+    /// Name, glob or `mac=…` → configuration.
+    pub interfaces: BTreeMap<String, Interface>,
+    /// Name servers.
+    pub dns: Dns,
+    /// Seconds to wait for a lease.
+    pub dhcp_timeout: Option<u64>,
+    /// Proxy for HTTP.
+    pub http_proxy: Option<String>,
+    /// Proxy for HTTPS.
+    pub https_proxy: Option<String>,
+    /// Hosts without proxy.
+    pub no_proxy: Option<String>,
+}
+
+/// One interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Interface {
+    /// What it applies to, if not its name: glob or `mac=…`.
+    #[serde(rename = "match")]
+    pub matches: Option<String>,
+    /// DHCP; by default when there is no address.
+    pub dhcp: Option<bool>,
+    /// DHCPv6 and router advertisements.
+    pub dhcp6: Option<bool>,
+    /// One address with prefix length.
+    pub address: Option<String>,
+    /// Addresses with prefix length, IPv4 and IPv6.
+    pub addresses: Vec<String>,
+    /// IPv4 router.
+    pub gateway: Option<String>,
+    /// IPv6 router.
+    pub gateway_ipv6: Option<String>,
+    /// Bytes.
+    pub mtu: Option<u32>,
+}
+
+/// Name servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dns {
+    /// Addresses.
+    pub nameservers: Vec<String>,
+    /// Domains.
+    pub search: Vec<String>,
+}
+
+/// Where releases come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Upgrade {
+    /// Repository of `os:<tag>` images, such as `registry:5000/os`.
+    pub repository: Option<String>,
+    /// RancherOS's name for it.
+    pub image: Option<String>,
+    /// A releases file (`current:`, `available:`): URL or path.
+    pub url: Option<String>,
+    /// Automatic updates.
+    pub policy: Option<String>,
+}
+
+impl Upgrade {
+    /// The repository, by either name.
+    #[must_use]
+    pub fn repository(&self) -> Option<&str> {
+        self.repository.as_deref().or(self.image.as_deref())
+    }
+}
+
+/// How to talk to a registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Registry {
+    /// Tried first, in order.
+    pub mirrors: Vec<String>,
+    /// HTTP without TLS.
+    pub plain_http: bool,
+    /// Credentials.
+    pub username: Option<String>,
+    /// Credentials.
+    pub password: Option<String>,
+    /// PEM certificates to trust, or the path of a file with them.
+    pub ca: Option<String>,
+}
+
+/// Credentials as RancherOS has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RegistryAuth {
+    /// Base64 of `user:password`.
+    pub auth: Option<String>,
+    /// User.
+    pub username: Option<String>,
+    /// Password.
+    pub password: Option<String>,
+}
+
+/// Sshd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ssh {
+    /// Whether it runs.
+    pub daemon: bool,
+    /// Port.
+    pub port: u16,
+    /// Address; all when none.
+    pub listen_address: Option<String>,
+}
+
+impl Default for Ssh {
+    fn default() -> Self {
+        Self { daemon: true, port: 22, listen_address: None }
+    }
+}
+
+/// Datasources.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CloudInit {
+    /// `nocloud`, `configdrive`, `url:…`, `file:…`; all local ones when empty.
+    pub datasources: Vec<String>,
+}
+
+/// Used if unset elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Defaults {
+    /// Host name.
+    pub hostname: Option<String>,
+}
+
+impl Settings {
+    /// Registries with RancherOS's credentials merged in.
+    #[must_use]
+    pub fn registries(&self) -> BTreeMap<String, Registry> {
+        let mut all = self.ros.registries.clone();
+        for (host, auth) in &self.ros.registry_auths {
+            let entry = all.entry(host.clone()).or_default();
+            let (user, password) = auth.credentials();
+            entry.username = entry.username.take().or(user);
+            entry.password = entry.password.take().or(password);
+        }
+        all
+    }
+
+    /// The host name to use.
+    #[must_use]
+    pub fn host_name(&self) -> &str {
+        self.hostname.as_deref().or(self.ros.defaults.hostname.as_deref()).unwrap_or("ros")
+    }
+}
+
+impl RegistryAuth {
+    fn credentials(&self) -> (Option<String>, Option<String>) {
+        let coded = self.auth.as_ref().and_then(|auth| {
+            let bytes = base64::engine::general_purpose::STANDARD.decode(auth.trim()).ok()?;
+            let text = String::from_utf8(bytes).ok()?;
+            text.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()))
+        });
+        let (user, password) = coded.unzip();
+        (self.username.clone().or(user), self.password.clone().or(password))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encodings_are_cloud_inits() {
+        let file = |encoding: &str, content: &str| WriteFile {
+            path: "/a".into(),
+            content: content.into(),
+            encoding: encoding.into(),
+            ..WriteFile::default()
+        };
+        assert_eq!(file("", "hi").decoded().unwrap(), b"hi");
+        assert_eq!(file("b64", "aGk=\n").decoded().unwrap(), b"hi");
+        let zipped = "H4sIAAAAAAAAA8vIBACsKpPYAgAAAA==";
+        assert_eq!(file("gz+b64", zipped).decoded().unwrap(), b"hi");
+        assert!(file("b64", "?").decoded().unwrap_err().contains("/a"));
+    }
+}

@@ -1,0 +1,278 @@
+//! The document tree: scalars as they were written, each with the place it came from; and the merge.
+
+use std::fmt;
+
+use serde_json::Value as Json;
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Layer of the configuration.
+    pub layer: Layer,
+    /// File, or another name for the source (`/proc/cmdline`).
+    pub file: String,
+    /// From 1; 0 when the source has no lines.
+    pub line: usize,
+    /// From 1; 0 when the source has no columns.
+    pub column: usize,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line == 0 {
+            f.write_str(&self.file)
+        } else {
+            write!(f, "{}:{}:{}", self.file, self.line, self.column)
+        }
+    }
+}
+
+/// The layers, lowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Layer {
+    /// What the release comes with.
+    Release,
+    /// What the vendor of the machine put on it.
+    Oem,
+    /// `cloud-config.d/*`.
+    Fragment,
+    /// From a datasource at first boot.
+    Instance,
+    /// What the user set.
+    User,
+    /// Kernel command line.
+    Cmdline,
+}
+
+impl Layer {
+    /// For people.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Oem => "oem",
+            Self::Fragment => "fragment",
+            Self::Instance => "instance",
+            Self::User => "user",
+            Self::Cmdline => "cmdline",
+        }
+    }
+}
+
+/// One value with its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// The value.
+    pub value: Value,
+    /// Where it is.
+    pub origin: Origin,
+}
+
+/// A value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// As written; `quoted` ones are always text.
+    Scalar {
+        /// The text without quotes.
+        text: String,
+        /// Whether it was quoted or a block.
+        quoted: bool,
+    },
+    /// A sequence.
+    List(Vec<Node>),
+    /// A mapping, in order.
+    Map(Vec<(String, Node)>),
+}
+
+impl Node {
+    /// A text.
+    #[must_use]
+    pub fn text(text: &str, origin: &Origin) -> Self {
+        Self {
+            value: Value::Scalar { text: text.to_owned(), quoted: true },
+            origin: origin.clone(),
+        }
+    }
+
+    /// An empty mapping.
+    #[must_use]
+    pub fn map(origin: &Origin) -> Self {
+        Self { value: Value::Map(Vec::new()), origin: origin.clone() }
+    }
+
+    /// The member `key` of a mapping.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Self> {
+        match &self.value {
+            Value::Map(entries) => {
+                entries.iter().find(|(name, _)| name == key).map(|(_, node)| node)
+            }
+            _ => None,
+        }
+    }
+
+    /// The value at a dotted path; numbers go into lists.
+    #[must_use]
+    pub fn at(&self, path: &str) -> Option<&Self> {
+        path.split('.').filter(|part| !part.is_empty()).try_fold(self, |node, part| {
+            match &node.value {
+                Value::List(items) => items.get(part.parse::<usize>().ok()?),
+                _ => node.get(part),
+            }
+        })
+    }
+
+    /// Puts `node` at a dotted path; mappings are made on the way, anything else there is replaced.
+    pub fn put(&mut self, path: &str, node: Self) {
+        let (key, rest) =
+            path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
+        if !matches!(self.value, Value::Map(_)) {
+            self.value = Value::Map(Vec::new());
+        }
+        let Value::Map(entries) = &mut self.value else { return };
+        let index = entries.iter().position(|(name, _)| name == key).unwrap_or_else(|| {
+            entries.push((key.to_owned(), Self::map(&node.origin)));
+            entries.len() - 1
+        });
+        match rest {
+            Some(rest) => entries[index].1.put(rest, node),
+            None => entries[index].1 = node,
+        }
+    }
+
+    /// The same as JSON; unquoted scalars resolved by YAML's core schema.
+    #[must_use]
+    pub fn to_json(&self) -> Json {
+        match &self.value {
+            Value::Scalar { text, quoted: true } => Json::String(text.clone()),
+            Value::Scalar { text, quoted: false } => resolve(text),
+            Value::List(items) => Json::Array(items.iter().map(Self::to_json).collect()),
+            Value::Map(entries) => Json::Object(
+                entries.iter().map(|(key, node)| (key.clone(), node.to_json())).collect(),
+            ),
+        }
+    }
+}
+
+/// YAML 1.2 core schema.
+fn resolve(text: &str) -> Json {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => return Json::Null,
+        "true" | "True" | "TRUE" => return Json::Bool(true),
+        "false" | "False" | "FALSE" => return Json::Bool(false),
+        _ => {}
+    }
+    let leading_zero = text.len() > 1 && text.starts_with('0') && !text.contains('.');
+    if leading_zero {
+        return Json::String(text.to_owned());
+    }
+    if let Ok(number) = text.parse::<i64>() {
+        return Json::from(number);
+    }
+    let looks_numeric = text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
+    match text.parse::<f64>() {
+        Ok(number) if looks_numeric => {
+            serde_json::Number::from_f64(number).map_or(Json::Null, Json::Number)
+        }
+        _ => Json::String(text.to_owned()),
+    }
+}
+
+/// Lists that grow instead of being replaced.
+const APPENDED: [&str; 1] = ["ssh_authorized_keys"];
+
+/// `upper` over `lower`: maps merge, lists and scalars replace, [`APPENDED`] lists grow without repeats.
+#[must_use]
+pub fn merge(lower: Node, upper: Node) -> Node {
+    match (lower.value, upper.value) {
+        (Value::Map(mut entries), Value::Map(above)) => {
+            for (key, node) in above {
+                match entries.iter().position(|(name, _)| *name == key) {
+                    None => entries.push((key, node)),
+                    Some(index) => {
+                        let below =
+                            std::mem::replace(&mut entries[index].1, Node::map(&upper.origin));
+                        entries[index].1 = if APPENDED.contains(&key.as_str()) {
+                            append(below, node)
+                        } else {
+                            merge(below, node)
+                        };
+                    }
+                }
+            }
+            Node { value: Value::Map(entries), origin: lower.origin }
+        }
+        (_, value) => Node { value, origin: upper.origin },
+    }
+}
+
+fn append(lower: Node, upper: Node) -> Node {
+    match (lower.value, upper.value) {
+        (Value::List(mut items), Value::List(above)) => {
+            for node in above {
+                if !items.iter().any(|item| item.value == node.value) {
+                    items.push(node);
+                }
+            }
+            Node { value: Value::List(items), origin: lower.origin }
+        }
+        (_, value) => Node { value, origin: upper.origin },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document;
+    use proptest::prelude::*;
+
+    fn node(text: &str, layer: Layer) -> Node {
+        document::parse(text, layer, "f").unwrap()
+    }
+
+    #[test]
+    fn maps_merge_lists_replace_keys_append_and_origins_stay() {
+        let lower = node("a: {x: 1, y: 2}\nl: [1, 2]\nssh_authorized_keys: [k1]\n", Layer::Release);
+        let upper = node("a: {y: 3}\nl: [9]\nssh_authorized_keys: [k1, k2]\n", Layer::User);
+        let merged = merge(lower, upper);
+        let expected = serde_json::json!({"a": {"x": 1, "y": 3}, "l": [9], "ssh_authorized_keys": ["k1", "k2"]});
+        assert_eq!(merged.to_json(), expected);
+        assert_eq!(merged.at("a.x").unwrap().origin.layer, Layer::Release);
+        assert_eq!(merged.at("a.y").unwrap().origin.layer, Layer::User);
+        assert_eq!(merged.at("ssh_authorized_keys.1").unwrap().origin.layer, Layer::User);
+    }
+
+    #[test]
+    fn a_mode_keeps_its_zero() {
+        assert_eq!(node("m: 0644", Layer::User).to_json(), serde_json::json!({"m": "0644"}));
+    }
+
+    fn any_node() -> impl Strategy<Value = Node> {
+        let origin = Origin { layer: Layer::User, file: "f".into(), line: 1, column: 1 };
+        let leaf_origin = origin.clone();
+        let leaf = "[a-c]{1,2}".prop_map(move |text| Node::text(&text, &leaf_origin));
+        let tree = leaf.prop_recursive(3, 16, 4, move |inner| {
+            let (a, b) = (origin.clone(), origin.clone());
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3)
+                    .prop_map(move |items| Node { value: Value::List(items), origin: a.clone() }),
+                prop::collection::btree_map("[a-c]", inner, 0..3).prop_map(move |map| Node {
+                    value: Value::Map(map.into_iter().collect()),
+                    origin: b.clone()
+                }),
+            ]
+        });
+        tree.prop_filter("documents are maps", |node| matches!(node.value, Value::Map(_)))
+    }
+
+    proptest! {
+        #[test]
+        fn merge_is_associative_for_documents_of_one_shape(a in any_node(), b in any_node()) {
+            // A document over itself, and over nothing, is itself.
+            prop_assert_eq!(merge(a.clone(), a.clone()).to_json(), a.to_json());
+            let both = merge(a.clone(), b.clone());
+            prop_assert_eq!(merge(a, both.clone()).to_json(), both.to_json());
+            prop_assert_eq!(merge(both.clone(), b).to_json(), both.to_json());
+        }
+    }
+}
