@@ -61,7 +61,9 @@ impl BootEnv {
             block.push_str(&format!("{name}={value}\n"));
         }
         if block.len() > ENV_SIZE {
-            return Err(io::Error::other("the boot loader's environment block is full (1024 bytes)"));
+            return Err(io::Error::other(
+                "the boot loader's environment block is full (1024 bytes)",
+            ));
         }
         let mut bytes = block.into_bytes();
         bytes.resize(ENV_SIZE, b'#');
@@ -116,6 +118,50 @@ impl BootEnv {
 
     fn number(&self, name: &str) -> Option<u32> {
         self.vars.get(name)?.parse().ok()
+    }
+}
+
+/// One generation in the boot menu.
+#[derive(Clone, Copy, Debug)]
+pub struct MenuEntry<'a> {
+    /// The generation's number.
+    pub number: u32,
+    /// Its version.
+    pub version: &'a str,
+    /// The one word of its status.
+    pub status: &'a str,
+    /// What it boots.
+    pub boot_set: &'a crate::release::BootSet,
+    /// Kernel arguments that the user added.
+    pub append: &'a str,
+}
+
+/// The text of [`crate::paths::GRUB_GENERATIONS`]: one entry per generation, in the order given.
+#[must_use]
+pub fn menu(entries: &[MenuEntry<'_>]) -> String {
+    entries.iter().map(menu_entry).collect()
+}
+
+fn menu_entry(entry: &MenuEntry<'_>) -> String {
+    let MenuEntry { number, version, status, boot_set, append } = entry;
+    let hex = boot_set.digest.hex();
+    let arguments = format!("{} {ARG_GENERATION}={number} {append}", boot_set.cmdline);
+    let arguments: Vec<String> = arguments.split_whitespace().map(grub_word).collect();
+    let title =
+        format!("ros {version} (generation {number}, {status})").replace(['"', '$', '\\'], "_");
+    format!(
+        "menuentry \"{title}\" --id gen-{number} {{\n  linux /sets/{hex}/vmlinuz {}\n  initrd /sets/{hex}/initrd\n}}\n",
+        arguments.join(" ")
+    )
+}
+
+/// A word that GRUB's shell takes as it is (GRUB manual, "Quoting").
+fn grub_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "=.,:/_-+@%".contains(c);
+    if word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
     }
 }
 
@@ -242,7 +288,11 @@ mod tests {
         let block = env.to_block().unwrap();
         assert_eq!(block.len(), 1024);
         let text = String::from_utf8(block).unwrap();
-        assert!(text.starts_with("# GRUB Environment Block\nros_default=1\nros_trial=2\nros_tries=3\n##"));
+        assert!(
+            text.starts_with(
+                "# GRUB Environment Block\nros_default=1\nros_trial=2\nros_tries=3\n##"
+            )
+        );
         assert_eq!(BootEnv::parse(&text), env);
         assert_eq!(env.trial(), Some((2, 3)));
         env.set_default(2);
@@ -253,5 +303,33 @@ mod tests {
     fn a_full_block_is_an_error() {
         let env = BootEnv::parse(&format!("a={}\n", "x".repeat(1100)));
         assert!(env.to_block().is_err());
+    }
+
+    #[test]
+    fn the_menu_is_grubs() {
+        let digest = crate::Digest::of(b"x");
+        let boot_set = crate::release::BootSet {
+            digest,
+            kernel: digest,
+            kernel_size: 1,
+            initrd: digest,
+            initrd_size: 1,
+            cmdline: "console=tty0 quiet".into(),
+        };
+        let entry = MenuEntry {
+            number: 2,
+            version: "v1.2",
+            status: "good",
+            boot_set: &boot_set,
+            append: "a=b;c",
+        };
+        let hex = digest.hex();
+        assert_eq!(
+            menu(&[entry]),
+            format!(
+                "menuentry \"ros v1.2 (generation 2, good)\" --id gen-2 {{\n  linux /sets/{hex}/vmlinuz console=tty0 quiet \
+                 ros.generation=2 'a=b;c'\n  initrd /sets/{hex}/initrd\n}}\n"
+            )
+        );
     }
 }

@@ -1,0 +1,4 @@
+# Loaded first, in this order; whatever else the devices want follows.
+virtio_blk
+virtio_net
+overlay

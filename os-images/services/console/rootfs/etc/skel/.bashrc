@@ -1,0 +1,3 @@
+case $- in *i*) ;; *) return ;; esac
+PS1='\u@\h:\w\$ '
+alias ll='ls -l'

@@ -1,0 +1,313 @@
+//! One build: where things are, the packages of everything, and releases made of images and a boot set.
+//!
+//! ```text
+//! <out>/releases/<version>/release.yml  vmlinuz  initrd  oci/
+//! ```
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::{Context, Result, bail};
+use ros_api::release::{BootSet, FORMAT, Minimum, ServiceImage};
+use ros_api::{Digest, Release, durable, labels, paths};
+
+use crate::debian::pool::Pool;
+use crate::definition::{self, Definitions, Variation, Want};
+use crate::image::Images;
+use crate::initrd::{self, Parts};
+use crate::kernel::{self, Kernel};
+use crate::oci::{self, Blobs, Image, Layer, Run, link};
+use crate::sbom::{self, Own};
+use crate::tree::{Entry, Tree};
+
+/// Kernel arguments of a release that names none.
+const CMDLINE: &str =
+    "console=tty0 console=ttyS0,115200n8 panic=5 ros.watchdog=60 quiet loglevel=5";
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Results.
+    pub out: PathBuf,
+    /// What is kept between builds.
+    pub cache: PathBuf,
+    /// `system-docker` and `ros`.
+    pub bin_dir: Option<PathBuf>,
+    /// Definitions.
+    pub definitions: PathBuf,
+}
+
+impl Site {
+    /// Folder of a release.
+    #[must_use]
+    pub fn release(&self, version: &str) -> PathBuf {
+        self.out.join("releases").join(version)
+    }
+
+    /// One of the two programs.
+    ///
+    /// # Errors
+    /// When no folder was given, or it is not in it.
+    pub fn program(&self, name: &str) -> Result<PathBuf> {
+        let Some(dir) = &self.bin_dir else {
+            bail!("--bin-dir is needed: the folder with system-docker and ros")
+        };
+        let path = dir.join(name);
+        if path.is_file() {
+            Ok(path)
+        } else {
+            bail!("{} is not there: build it first", path.display())
+        }
+    }
+}
+
+/// A release that is built.
+pub struct Built {
+    /// Its lock file.
+    pub release: Release,
+    /// Every image by name (`os-ntp:v1.0`), the release's own too.
+    pub images: BTreeMap<String, Image>,
+    /// Compressed size of each layer of the release's own image.
+    pub dir: PathBuf,
+}
+
+/// One build.
+pub struct Build {
+    site: Site,
+    definitions: Definitions,
+    pool: Pool,
+    blobs: Blobs,
+    program: Digest,
+    kernel: OnceCell<Kernel>,
+}
+
+impl Build {
+    /// Reads the definitions and gets the packages that they name.
+    ///
+    /// # Errors
+    /// When a definition is wrong or packages cannot be fetched.
+    pub fn open(site: Site) -> Result<Self> {
+        let definitions = Definitions::at(&site.definitions);
+        let pool = Pool::open(&packages(&definitions)?, &site.cache)?;
+        let blobs = Blobs::at(&site.out, &site.cache);
+        let program = fs::read("/proc/self/exe")
+            .map(|bytes| Digest::of(&bytes))
+            .context("read this program")?;
+        Ok(Self { site, definitions, pool, blobs, program, kernel: OnceCell::new() })
+    }
+
+    /// Where things are.
+    #[must_use]
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// The definitions.
+    #[must_use]
+    pub fn definitions(&self) -> &Definitions {
+        &self.definitions
+    }
+
+    /// The builder of images.
+    #[must_use]
+    pub fn images(&self) -> Images<'_> {
+        Images::new(&self.definitions, &self.pool, &self.blobs, &self.site.cache, self.program)
+    }
+
+    fn kernel(&self) -> Result<&Kernel> {
+        if self.kernel.get().is_none() {
+            let kernel =
+                Kernel::open(&self.pool, &self.definitions.kernel_dir(), &self.site.cache)?;
+            let _ = self.kernel.set(kernel);
+        }
+        self.kernel.get().context("the kernel is not there")
+    }
+
+    /// Builds a release.
+    ///
+    /// # Errors
+    /// When a part of it cannot be built.
+    pub fn release(&self, version: &str) -> Result<Built> {
+        self.build_release(version).with_context(|| format!("release {version}"))
+    }
+
+    fn build_release(&self, version: &str) -> Result<Built> {
+        let definition = self.definitions.release(version)?;
+        let mut images = BTreeMap::new();
+        let services = self.services(version, &definition, &mut images)?;
+        let dir = self.site.release(version);
+        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        let (boot_set, packages) = self.boot_set(&definition, &dir)?;
+        let release = Release {
+            format: FORMAT,
+            version: version.to_owned(),
+            kernel: self.kernel()?.version.clone(),
+            config_schema: 1,
+            minimum: Minimum { memory_mib: definition.memory_mib.unwrap_or(0) },
+            boot_set,
+            services,
+            defaults: definition.defaults.unwrap_or_default(),
+        };
+        let own = self.own_image(&release, &packages, &dir)?;
+        images.insert(format!("os:{version}"), own);
+        durable::write(&dir.join("release.yml"), release.to_yaml().as_bytes(), 0o644)?;
+        self.blobs.layout(&dir.join("oci"), &images)?;
+        eprintln!(
+            "release {version}: {} images, boot set {}",
+            images.len(),
+            release.boot_set.digest.short()
+        );
+        Ok(Built { release, images, dir })
+    }
+
+    fn services(
+        &self,
+        version: &str,
+        definition: &definition::Release,
+        built: &mut BTreeMap<String, Image>,
+    ) -> Result<BTreeMap<String, ServiceImage>> {
+        let images = self.images();
+        let plain = Variation::default();
+        let mut services = BTreeMap::new();
+        for (service, name) in &definition.services {
+            let variation = definition.images.get(name).unwrap_or(&plain);
+            let image = images.build(name, variation)?;
+            let entry = ServiceImage {
+                image: name.clone(),
+                digest: image.manifest.digest,
+                size: image.size(),
+            };
+            services.insert(service.clone(), entry);
+            built.insert(format!("{name}:{version}"), image);
+        }
+        Ok(services)
+    }
+
+    /// Puts `vmlinuz` and `initrd` into `dir`; answers the packages in them too.
+    fn boot_set(
+        &self,
+        definition: &definition::Release,
+        dir: &Path,
+    ) -> Result<(BootSet, BTreeSet<String>)> {
+        let kernel = self.kernel()?;
+        let defaults = match &definition.defaults {
+            Some(defaults) => serde_yaml::to_string(defaults).context("write the defaults")?,
+            None => "{}\n".into(),
+        };
+        let init = self.read_program("system-docker")?;
+        let lists = self.definitions.kernel_dir();
+        let parts = Parts {
+            pool: &self.pool,
+            kernel,
+            lists: &lists,
+            init,
+            defaults,
+            variation: &definition.initrd,
+        };
+        let composed = initrd::compose(&parts)?;
+        let initrd = self.packed_initrd(&composed.tree)?;
+        durable::write(&dir.join("vmlinuz"), &kernel.image, 0o644)?;
+        durable::write(&dir.join("initrd"), &initrd, 0o644)?;
+        let cmdline = definition.cmdline.clone().unwrap_or_else(|| CMDLINE.into());
+        let (kernel_digest, initrd_digest) = (Digest::of(&kernel.image), Digest::of(&initrd));
+        let boot_set = BootSet {
+            digest: BootSet::identity(&kernel_digest, &initrd_digest, &cmdline),
+            kernel: kernel_digest,
+            kernel_size: kernel.image.len() as u64,
+            initrd: initrd_digest,
+            initrd_size: initrd.len() as u64,
+            cmdline,
+        };
+        Ok((boot_set, composed.packages))
+    }
+
+    /// The initrd of `tree`, remembered by what is in it.
+    fn packed_initrd(&self, tree: &Tree) -> Result<Vec<u8>> {
+        let archive = crate::cpio::archive(tree, crate::EPOCH);
+        let dir = self.site.cache.join("initrd");
+        let remembered = dir.join(format!("{}.zst", Digest::of(&archive).hex()));
+        if let Ok(packed) = fs::read(&remembered) {
+            return Ok(packed);
+        }
+        eprintln!("initrd: packing {} MB", archive.len() / 1_000_000);
+        let packed = initrd::pack(tree, oci::BEST)?;
+        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        durable::write(&remembered, &packed, 0o644)?;
+        Ok(packed)
+    }
+
+    fn read_program(&self, name: &str) -> Result<Rc<[u8]>> {
+        let path = self.site.program(name)?;
+        let content = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        Ok(Rc::from(content))
+    }
+
+    /// The image `os:<version>`: boot set, programs, lock file; one layer each, so that what is the same in
+    /// another release is not fetched again.
+    fn own_image(
+        &self,
+        release: &Release,
+        packages: &BTreeSet<String>,
+        dir: &Path,
+    ) -> Result<Image> {
+        let read = |name: &str| fs::read(dir.join(name)).with_context(|| format!("read {name}"));
+        let mut boot = Tree::default();
+        boot.put("ros/boot/vmlinuz", Entry::file(read("vmlinuz")?, 0o644));
+        boot.put("ros/boot/initrd", Entry::file(read("initrd")?, 0o644));
+        let mut programs = Tree::default();
+        for name in ["ros", "system-docker"] {
+            programs.put(&format!("ros/bin/{name}"), Entry::file(self.read_program(name)?, 0o755));
+        }
+        let own = ["ros", "system-docker"]
+            .map(|name| Own { name: name.into(), version: release.version.clone() });
+        let mut lock = Tree::default();
+        lock.put("ros/release.yml", Entry::file(release.to_yaml().into_bytes(), 0o644));
+        let document = sbom::document("os", &self.pool, packages, &own)?;
+        lock.put("ros/sbom.spdx.json", Entry::file(document, 0o644));
+        let layers: Vec<Layer> = vec![
+            self.blobs.layer(&boot, oci::LITTLE)?,
+            self.blobs.layer(&programs, oci::BEST)?,
+            self.blobs.layer(&lock, oci::BEST)?,
+        ];
+        let entrypoint = [&format!("{}/bin/ros", paths::RELEASE_DIR), "os", "install-generation"];
+        let run = Run {
+            environment: BTreeMap::from([
+                ("PATH".into(), "/ros/bin".into()),
+                ("HOME".into(), "/".into()),
+            ]),
+            entrypoint: entrypoint.map(str::to_owned).to_vec(),
+            labels: BTreeMap::from([(labels::RELEASE.into(), release.version.clone())]),
+            ..Run::default()
+        };
+        self.blobs.image(layers, &run)
+    }
+}
+
+/// Every package that a definition names.
+fn packages(definitions: &Definitions) -> Result<BTreeSet<String>> {
+    let mut wanted = BTreeSet::from([kernel::PACKAGE.to_owned()]);
+    let mut add = |wants: &[Want]| {
+        wanted.extend(wants.iter().flat_map(Want::parts).map(|(name, _)| name.to_owned()))
+    };
+    add(&initrd::wants(&definitions.kernel_dir())?);
+    for name in definitions.images()? {
+        add(&definitions.image(&name)?.packages);
+    }
+    Ok(wanted)
+}
+
+/// Gives the folder's own copies of a release's kernel and initrd their usual names in `out`.
+///
+/// # Errors
+/// When they cannot be made.
+pub fn publish(site: &Site, built: &Built) -> Result<()> {
+    for name in ["vmlinuz", "initrd"] {
+        let to = site.out.join(name);
+        let _ = fs::remove_file(&to);
+        link(&built.dir.join(name), &to)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,275 @@
+//! A bootable disk, made without mounting anything.
+//!
+//! ```text
+//!  sector 2048   BIOS-boot    1 MiB    GRUB's core
+//!  sector 4096   ROS_BOOT   512 MiB    FAT32, also the EFI system partition
+//!  then          ROS_STATE  the rest   ext4 with verity, filled by `system-docker seed`
+//! ```
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use ros_api::boot::{BootEnv, MenuEntry, menu};
+use ros_api::{durable, paths};
+
+use crate::build::{Built, Site, publish};
+use crate::command::{as_root, command, output};
+use crate::{EPOCH, grub, initrd, oci};
+
+const SECTOR: u64 = 512;
+const MIB: u64 = 1 << 20;
+const CORE_START: u64 = 2048;
+const BOOT_START: u64 = 4096;
+const BOOT_SIZE: u64 = 512 * MIB;
+const STATE_START: u64 = BOOT_START + BOOT_SIZE / SECTOR;
+/// Room for the second partition table.
+const TAIL: u64 = MIB;
+/// Smallest disk that the partitions and an empty STATE fit on.
+const SMALLEST: u64 = BOOT_SIZE + 128 * MIB;
+
+/// What disk is asked for.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Bytes.
+    pub size: u64,
+    /// Where to.
+    pub file: Option<PathBuf>,
+    /// Configuration to start with.
+    pub cloud_config: Option<PathBuf>,
+}
+
+/// Bytes of `4G`, `512M` or a plain number.
+///
+/// # Errors
+/// When it is none of these.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let (digits, factor) = match text.strip_suffix(['G', 'g']) {
+        Some(digits) => (digits, 1 << 30),
+        None => text.strip_suffix(['M', 'm']).map_or((text, 1), |digits| (digits, MIB)),
+    };
+    let number: u64 =
+        digits.parse().with_context(|| format!("{text} is not a size such as 4G or 512M"))?;
+    number.checked_mul(factor).with_context(|| format!("{text} is too large"))
+}
+
+/// Makes the disk of a release, and `vmlinuz`, `initrd` and `initrd-live` beside it.
+///
+/// # Errors
+/// When a part cannot be made.
+pub fn make(site: &Site, built: &Built, order: &Order) -> Result<()> {
+    if order.size < SMALLEST {
+        bail!("a disk needs at least {} MiB", SMALLEST / MIB);
+    }
+    let version = &built.release.version;
+    publish(site, built)?;
+    live(site, built)?;
+    let to = order.file.clone().unwrap_or_else(|| site.out.join(format!("disk-{version}.qcow2")));
+    let parent = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let work = tempfile::tempdir_in(parent)
+        .with_context(|| format!("create a folder in {}", parent.display()))?;
+    let raw = work.path().join("disk.raw");
+    eprintln!("disk {version}: partitions, boot partition");
+    partition(&raw, order.size)?;
+    put_core(&raw)?;
+    let boot = boot_partition(work.path(), built)?;
+    place(&boot, &raw, BOOT_START * SECTOR)?;
+    eprintln!("disk {version}: state partition");
+    let state = state_partition(site, work.path(), built, order)?;
+    place(&state, &raw, STATE_START * SECTOR)?;
+    finish(&raw, &to, work.path())?;
+    eprintln!("disk {version}: {}", to.display());
+    Ok(())
+}
+
+/// `initrd-live`: the initrd, and a second archive with all images, for machines without STATE.
+fn live(site: &Site, built: &Built) -> Result<()> {
+    let reference = format!("os:{}", built.release.version);
+    let path = built.dir.join("initrd");
+    let mut live = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    // The kernel looks for the next archive at a multiple of four bytes.
+    live.resize(live.len().next_multiple_of(4), 0);
+    let tree = initrd::preload(&built.dir.join("oci"), &reference)?;
+    live.extend(initrd::pack(&tree, oci::LITTLE)?);
+    Ok(durable::write(&site.out.join("initrd-live"), &live, 0o644)?)
+}
+
+fn partition(raw: &Path, size: u64) -> Result<()> {
+    let disk = File::create(raw).with_context(|| format!("create {}", raw.display()))?;
+    disk.set_len(size).with_context(|| format!("size {}", raw.display()))?;
+    let state_size = size / SECTOR - STATE_START - TAIL / SECTOR;
+    let table = format!(
+        "label: gpt\nlabel-id: 5D0B4C1E-6F52-4E0A-9C0E-726F73000000\n\
+         start={CORE_START}, size={}, name=bios-boot, type=21686148-6449-6E6F-744E-656564454649, uuid=5D0B4C1E-6F52-4E0A-9C0E-726F73000001\n\
+         start={BOOT_START}, size={}, name={}, type=C12A7328-F81F-11D2-BA4B-00C04FC93EC9, uuid=5D0B4C1E-6F52-4E0A-9C0E-726F73000002\n\
+         start={STATE_START}, size={state_size}, name={}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, uuid=5D0B4C1E-6F52-4E0A-9C0E-726F73000003\n",
+        BOOT_START - CORE_START,
+        BOOT_SIZE / SECTOR,
+        paths::BOOT_LABEL,
+        paths::STATE_LABEL,
+    );
+    let script = raw.with_extension("sfdisk");
+    durable::write(&script, table.as_bytes(), 0o644)?;
+    let script = File::open(&script).context("open the partition table")?;
+    output(
+        command("sfdisk")
+            .args(["--quiet", "--no-reread", "--no-tell-kernel"])
+            .arg(raw)
+            .stdin(script),
+    )?;
+    Ok(())
+}
+
+fn put_core(raw: &Path) -> Result<()> {
+    let (boot, core) = grub::bios(CORE_START)?;
+    if core.len() as u64 > (BOOT_START - CORE_START) * SECTOR {
+        bail!("GRUB's core.img does not fit into the BIOS-boot partition");
+    }
+    let disk =
+        File::options().write(true).open(raw).with_context(|| format!("open {}", raw.display()))?;
+    // From 440 on is the disk's signature and the protective partition table.
+    disk.write_all_at(&boot[..440], 0).context("write boot.img")?;
+    disk.write_all_at(&core, CORE_START * SECTOR).context("write core.img")
+}
+
+/// The boot partition as a file.
+fn boot_partition(work: &Path, built: &Built) -> Result<PathBuf> {
+    let release = &built.release;
+    let root = work.join("boot");
+    let set = root.join("sets").join(release.boot_set.digest.hex());
+    for dir in [&set, &root.join("EFI/BOOT"), &root.join("grub")] {
+        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    }
+    for name in ["vmlinuz", "initrd"] {
+        oci::link(&built.dir.join(name), &set.join(name))?;
+    }
+    let mut environment = BootEnv::default();
+    environment.set_default(1);
+    let entry = MenuEntry {
+        number: 1,
+        version: &release.version,
+        status: "good",
+        boot_set: &release.boot_set,
+        append: "",
+    };
+    for (path, content) in [
+        ("EFI/BOOT/BOOTX64.EFI", grub::efi()?),
+        ("grub/grub.cfg", grub::CONFIG.into()),
+        ("grub/grubenv", environment.to_block()?),
+        ("grub/generations.cfg", menu(&[entry]).into_bytes()),
+    ] {
+        durable::write(&root.join(path), &content, 0o644)?;
+    }
+    let image = work.join("boot.fat");
+    File::create(&image)
+        .and_then(|file| file.set_len(BOOT_SIZE))
+        .context("create the boot partition")?;
+    output(
+        command("mkfs.vfat")
+            .args(["-F", "32", "-n", paths::BOOT_LABEL, "-i", "726f7301", "--invariant"])
+            .arg(&image),
+    )?;
+    let mut mcopy = command("mcopy");
+    mcopy.env("SOURCE_DATE_EPOCH", EPOCH.to_string()).args(["-s", "-i"]).arg(&image);
+    output(mcopy.args([root.join("EFI"), root.join("grub"), root.join("sets")]).arg("::/"))?;
+    Ok(image)
+}
+
+/// The state partition as a file.
+fn state_partition(site: &Site, work: &Path, built: &Built, order: &Order) -> Result<PathBuf> {
+    let state = work.join("state");
+    fs::create_dir(&state).with_context(|| format!("create {}", state.display()))?;
+    let reference = format!("os:{}", built.release.version);
+    let program = fs::canonicalize(site.program("system-docker")?).context("find system-docker")?;
+    let mut seed = as_root(program.as_os_str());
+    seed.arg("seed").arg("--state").arg(&state).arg("--layout").arg(built.dir.join("oci"));
+    output(seed.args(["--release", &reference]))?;
+    if let Some(file) = &order.cloud_config {
+        put_cloud_config(work, &state, file)?;
+    }
+    let image = work.join("state.ext4");
+    let size = order.size - STATE_START * SECTOR - TAIL;
+    File::create(&image)
+        .and_then(|file| file.set_len(size))
+        .context("create the state partition")?;
+    let mut mke2fs = as_root("mkfs.ext4".as_ref());
+    mke2fs.args(["-q", "-F", "-b", "4096", "-O", "verity", "-m", "1", "-L", paths::STATE_LABEL]);
+    mke2fs.args(["-U", "5d0b4c1e-6f52-4e0a-9c0e-726f73000004"]);
+    mke2fs.args([
+        "-E",
+        "hash_seed=5d0b4c1e-6f52-4e0a-9c0e-726f73000005,lazy_itable_init=1,nodiscard",
+    ]);
+    output(mke2fs.arg("-d").arg(&state).arg(&image))?;
+    output(as_root("rm".as_ref()).arg("-rf").arg(&state))?;
+    Ok(image)
+}
+
+/// Puts the configuration in as a fragment, when it is one.
+fn put_cloud_config(work: &Path, state: &Path, file: &Path) -> Result<()> {
+    let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    let document: serde_yaml::Value =
+        serde_yaml::from_str(&text).with_context(|| format!("{}", file.display()))?;
+    if !document.is_mapping() && !document.is_null() {
+        bail!("{} is not a cloud-config document: it must be a map of keys", file.display());
+    }
+    let fragment = work.join("10-image.yml");
+    durable::write(&fragment, text.as_bytes(), 0o600)?;
+    let below = paths::CLOUD_CONFIG_D.trim_start_matches("/var/");
+    let to = state.join(below).join("10-image.yml");
+    output(
+        as_root("install".as_ref())
+            .args(["-D", "-m", "0600", "-o", "0", "-g", "0"])
+            .arg(&fragment)
+            .arg(&to),
+    )?;
+    Ok(())
+}
+
+/// Copies `part` into `disk` at `offset`; what is zero stays a hole.
+fn place(part: &Path, disk: &Path, offset: u64) -> Result<()> {
+    let mut from = File::open(part).with_context(|| format!("open {}", part.display()))?;
+    let mut to = File::options()
+        .write(true)
+        .open(disk)
+        .with_context(|| format!("open {}", disk.display()))?;
+    let mut block = vec![0; 1 << 16];
+    let mut at = offset;
+    loop {
+        let count = from.read(&mut block).with_context(|| format!("read {}", part.display()))?;
+        if count == 0 {
+            break;
+        }
+        if block[..count].iter().any(|byte| *byte != 0) {
+            to.seek(SeekFrom::Start(at)).context("seek")?;
+            to.write_all(&block[..count]).with_context(|| format!("write {}", disk.display()))?;
+        }
+        at += count as u64;
+    }
+    fs::remove_file(part).with_context(|| format!("remove {}", part.display()))
+}
+
+fn finish(raw: &Path, to: &Path, work: &Path) -> Result<()> {
+    if to.extension().is_some_and(|ending| ending == "raw") {
+        return fs::rename(raw, to).with_context(|| format!("rename onto {}", to.display()));
+    }
+    let qcow2 = work.join("disk.qcow2");
+    output(command("qemu-img").args(["convert", "-O", "qcow2"]).arg(raw).arg(&qcow2))?;
+    fs::rename(&qcow2, to).with_context(|| format!("rename onto {}", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("2G").unwrap(), 2 << 30);
+        assert_eq!(parse_size("600M").unwrap(), 600 << 20);
+        assert_eq!(parse_size("7").unwrap(), 7);
+        for wrong in ["", "G", "2T", "-1"] {
+            assert!(parse_size(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

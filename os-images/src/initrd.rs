@@ -1,0 +1,104 @@
+//! The initrd: `/init`, the modules, and the few programs that the boot stage calls. A cpio archive packed by
+//! zstd; the kernel unpacks several after one another, so a live medium's is this one and a second one.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use anyhow::{Context, Result};
+
+use crate::EPOCH;
+use crate::compose::Composed;
+use crate::cpio;
+use crate::debian::pool::Pool;
+use crate::definition::{InitrdVariation, Want};
+use crate::image::certificates;
+use crate::kernel::{Kernel, put_modules};
+use crate::tree::{Entry, Kind, Tree};
+
+/// What an initrd is made of.
+pub struct Parts<'a> {
+    /// The packages.
+    pub pool: &'a Pool,
+    /// The kernel.
+    pub kernel: &'a Kernel,
+    /// The folder with the list of what is loaded first, and the packages.
+    pub lists: &'a Path,
+    /// `/init`.
+    pub init: Rc<[u8]>,
+    /// `/etc/ros/release-defaults.yml`.
+    pub defaults: String,
+    /// How it differs from what is normal.
+    pub variation: &'a InitrdVariation,
+}
+
+/// Packages of the initrd, and the files wanted of them.
+///
+/// # Errors
+/// When the list cannot be read.
+pub fn wants(lists: &Path) -> Result<Vec<Want>> {
+    let path = lists.join("packages.yml");
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    serde_yaml::from_str(&text).with_context(|| format!("{}", path.display()))
+}
+
+/// The tree of an initrd, with the packages in it.
+///
+/// # Errors
+/// When a part is missing.
+pub fn compose(parts: &Parts<'_>) -> Result<Composed> {
+    let mut composed = Composed::default();
+    composed.add_packages(parts.pool, &wants(parts.lists)?, &[])?;
+    composed.add_libraries(parts.pool, &[])?;
+    composed.packages.insert(parts.kernel.package.clone());
+    let tree = &mut composed.tree;
+    for dir in ["bin", "sbin", "lib", "lib64"] {
+        tree.put(dir, Entry::link(format!("usr/{dir}")));
+    }
+    for dir in ["dev", "proc", "sys", "run", "var", "etc", "boot"] {
+        tree.put(dir, Entry::dir());
+    }
+    let bundle = certificates(tree);
+    tree.remove("usr/share/ca-certificates");
+    tree.put("etc/ssl/certs/ca-certificates.crt", Entry::file(bundle, 0o644));
+    tree.put("init", Entry::file(parts.init.clone(), 0o755));
+    tree.put("usr/sbin/modprobe", Entry::link("/init"));
+    tree.put("usr/bin/sh", Entry::link("busybox"));
+    put_modules(tree, parts.kernel);
+    let first = std::fs::read(parts.lists.join("modules.boot")).context("read modules.boot")?;
+    tree.put("etc/ros/modules.boot", Entry::file(first, 0o644));
+    tree.put(
+        "etc/ros/release-defaults.yml",
+        Entry::file(parts.defaults.clone().into_bytes(), 0o644),
+    );
+    parts.variation.without.iter().for_each(|path| tree.remove(path));
+    parts.variation.fifos.iter().for_each(|path| tree.put(path, Entry::fifo()));
+    Ok(composed)
+}
+
+/// The packed archive of `tree`.
+///
+/// # Errors
+/// When it cannot be compressed.
+pub fn pack(tree: &Tree, level: i32) -> Result<Vec<u8>> {
+    zstd::encode_all(cpio::archive(tree, EPOCH).as_slice(), level).context("compress the initrd")
+}
+
+/// The second archive of a live medium's initrd: an image layout at `/preload`, and which release it is.
+///
+/// # Errors
+/// When the layout cannot be read.
+pub fn preload(layout: &Path, release: &str) -> Result<Tree> {
+    let mut inside = Tree::default();
+    inside.put_folder(layout)?;
+    let mut tree = Tree::default();
+    for (path, entry) in inside.iter() {
+        let entry = match &entry.kind {
+            Kind::File(content) => Entry::file(content.clone(), 0o644),
+            _ => entry.clone(),
+        };
+        tree.put(&format!("preload/{path}"), entry);
+    }
+    tree.put("preload/release", Entry::file(format!("{release}\n").into_bytes(), 0o644));
+    Ok(tree)
+}

@@ -1,0 +1,32 @@
+//! The table of sizes that a build ends with.
+
+use std::collections::BTreeSet;
+
+use crate::build::Built;
+
+/// Compressed sizes of a release's parts; a layer that images share counts once.
+#[must_use]
+pub fn table(built: &Built) -> String {
+    let set = &built.release.boot_set;
+    let mut text = format!(
+        "sizes of {}, compressed, in kB (a shared layer counts once)\n",
+        built.release.version
+    );
+    let mut total = set.kernel_size + set.initrd_size;
+    let mut line =
+        |name: &str, size: u64| text.push_str(&format!("  {name:<24}{:>8}\n", size / 1000));
+    line("kernel", set.kernel_size);
+    line("initrd", set.initrd_size);
+    let mut seen = BTreeSet::new();
+    for (name, image) in built.images.iter().filter(|(name, _)| !name.starts_with("os:")) {
+        let new: u64 =
+            image.blobs().filter(|blob| seen.insert(blob.digest)).map(|blob| blob.size).sum();
+        line(name, new);
+        total += new;
+    }
+    line("kernel, initrd, services", total);
+    if let Some((name, image)) = built.images.iter().find(|(name, _)| name.starts_with("os:")) {
+        line(&format!("{name} (boot set in it)"), image.size());
+    }
+    text
+}
