@@ -17,6 +17,7 @@ use crate::command::{command, output};
 
 /// `grub.cfg`, which never changes on a machine.
 pub const CONFIG: &str = include_str!("../grub/grub.cfg");
+/// In the image itself. GRUB reads it with its rescue parser, which knows no comments.
 const EARLY: &str = include_str!("../grub/early.cfg");
 
 const LIBRARY: &str = "/usr/lib/grub";

@@ -24,6 +24,12 @@ impl Digest {
         Self(bytes)
     }
 
+    /// The 32 raw bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The 64 lower-case hex digits without the algorithm.
     #[must_use]
     pub fn hex(&self) -> String {
@@ -184,7 +190,9 @@ fn check_tag(tag: &str) -> Result<(), &'static str> {
         return Err("a tag has 1 to 128 characters");
     }
     if !tag.chars().all(ok) || tag.starts_with(['.', '-']) {
-        return Err("a tag has letters, digits, '_', '.', '-' and starts with none of the last two");
+        return Err(
+            "a tag has letters, digits, '_', '.', '-' and starts with none of the last two",
+        );
     }
     Ok(())
 }

@@ -87,7 +87,9 @@ pub enum ReleaseError {
     #[error("release.yml: {0}")]
     Syntax(#[from] serde_yaml::Error),
     /// Written for a newer ros.
-    #[error("release.yml has format {found}, this ros reads up to {FORMAT}: upgrade by a release in between")]
+    #[error(
+        "release.yml has format {found}, this ros reads up to {FORMAT}: upgrade by a release in between"
+    )]
     Newer {
         /// The file's format.
         found: u32,

@@ -199,8 +199,10 @@ mod tests {
 
     #[test]
     fn a_spec_reads_as_compose_and_refuses_what_it_does_not_know() {
-        let spec: ServiceSpec =
-            serde_yaml::from_str("cap_add: [SYS_TIME]\nx-ros: {after: [network], swap: hand-over}\n").unwrap();
+        let spec: ServiceSpec = serde_yaml::from_str(
+            "cap_add: [SYS_TIME]\nx-ros: {after: [network], swap: hand-over}\n",
+        )
+        .unwrap();
         assert_eq!(spec.ros.swap, Swap::HandOver);
         assert!(serde_yaml::from_str::<ServiceSpec>("cap_ad: [SYS_TIME]\n").is_err());
     }

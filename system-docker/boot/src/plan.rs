@@ -2,7 +2,7 @@
 //! [`system`] also what the search for STATE found. Nothing here touches the machine.
 //!
 //! ```text
-//!  early    kernel   api-filesystems → root → early-files
+//!  early    kernel   api-filesystems → root → early-files → limits → loopback
 //!           devices  modules → watchdog → find-state            (recovery: → coldplug → recovery-shell)
 //!  system   state    check → grow-partition → mount → grow-filesystem → boot-partition
 //!                    | format → mount → boot-partition | ram | no-state
@@ -21,6 +21,10 @@ pub enum Step {
     Root,
     /// `/etc/hosts`, `/etc/passwd` and their like.
     EarlyFiles,
+    /// Limits that all processes inherit.
+    Limits,
+    /// The loopback interface.
+    Loopback,
     /// The modules that the boot set names.
     Modules,
     /// Arms the watchdog.
@@ -84,6 +88,8 @@ impl Step {
             Self::ApiFilesystems => "api-filesystems",
             Self::Root => "root",
             Self::EarlyFiles => "early-files",
+            Self::Limits => "limits",
+            Self::Loopback => "loopback",
             Self::Modules => "modules",
             Self::Watchdog => "watchdog",
             Self::Coldplug => "coldplug",
@@ -169,7 +175,10 @@ pub fn early(args: &Args) -> Vec<Phase> {
         vec![Step::Modules, Step::Watchdog, Step::FindState]
     };
     vec![
-        phase("kernel", &[Step::ApiFilesystems, Step::Root, Step::EarlyFiles]),
+        phase(
+            "kernel",
+            &[Step::ApiFilesystems, Step::Root, Step::EarlyFiles, Step::Limits, Step::Loopback],
+        ),
         Phase { name: "devices", steps: devices },
     ]
 }
@@ -227,8 +236,7 @@ mod tests {
     }
 
     const CONFIG: &str = "config: config hostname sysctl config-modules bootcmd\n";
-    const EARLY: &str =
-        "kernel: api-filesystems root early-files\ndevices: modules watchdog find-state\n";
+    const EARLY: &str = "kernel: api-filesystems root early-files limits loopback\ndevices: modules watchdog find-state\n";
 
     #[test]
     fn from_disk() {
@@ -268,7 +276,7 @@ mod tests {
 
     #[test]
     fn recovery_never_touches_the_disk() {
-        let golden = "kernel: api-filesystems root early-files\n\
+        let golden = "kernel: api-filesystems root early-files limits loopback\n\
                       devices: modules watchdog coldplug recovery-shell\n";
         assert_eq!(whole("ros.recovery", true, Disk::State), golden);
     }

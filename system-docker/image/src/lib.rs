@@ -1,1 +1,38 @@
-//! (being written)
+//! The image store and how images come in and go out: registries, Docker and OCI archives, OCI layouts.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`store`](Store) | the folder on disk, its format and locks |
+//! | `image` | images and their names |
+//! | `layer` | unpacking (hostile input), trees for overlayfs, byte-exact export |
+//! | `object` | the pool of files that layers share |
+//! | `verity` | fs-verity digests of a layer's files |
+//! | `collect` | garbage |
+//! | `load`, `save` | archives and layouts |
+//! | `registry`, `pull` | registries |
+//!
+//! All of it blocks, but what asks a registry: that is async and does its disk work on tokio's blocking
+//! threads. No daemon is needed; any number of processes may use one store.
+
+mod collect;
+mod error;
+mod image;
+mod layer;
+mod load;
+mod manifest;
+mod object;
+mod pull;
+mod registry;
+mod save;
+mod store;
+mod verity;
+
+pub use collect::Reclaimed;
+pub use error::{Error, Result};
+pub use image::{ImageId, ImageRecord, Removed};
+pub use layer::LayerFacts;
+pub use load::{LoadEvent, Loaded};
+pub use manifest::{Descriptor, Manifest, Platform};
+pub use pull::{PullEvent, PullPlan, Pulled};
+pub use registry::{Registries, RegistryOptions, RemoteImage, list_tags, manifest_of};
+pub use store::{Limits, Store};

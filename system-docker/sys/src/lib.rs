@@ -8,4 +8,5 @@ pub mod ext4;
 pub mod mount;
 pub mod signal;
 pub mod spawn;
+pub mod verity;
 pub mod watchdog;

@@ -110,6 +110,8 @@ impl Supervisor {
     }
 
     fn forever(&mut self) -> End {
+        // Orphans of the boot stage: their signals came before anyone listened.
+        let _ = self.reap();
         loop {
             if let Some(end) = self.start_due() {
                 return end;

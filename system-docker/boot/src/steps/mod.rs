@@ -82,6 +82,8 @@ pub fn run(step: Step, machine: &mut Machine) -> io::Result<String> {
         Step::ApiFilesystems => kernel::api_filesystems(),
         Step::Root => root::make_movable(),
         Step::EarlyFiles => kernel::early_files(),
+        Step::Limits => kernel::limits(),
+        Step::Loopback => kernel::loopback(),
         Step::Modules => devices::modules(machine),
         Step::Watchdog => devices::watchdog(machine),
         Step::Coldplug => devices::coldplug(machine),

@@ -88,10 +88,17 @@ fn wait_for(machine: &mut Machine, wait: Duration) -> io::Result<Option<String>>
     }
 }
 
-/// One look at all devices.
+/// One look at all devices. Two that fit, such as a cloned disk, are told: the first by name is taken.
 fn look(machine: &mut Machine) -> Option<String> {
     let wanted = &machine.args.state.device;
-    let found = Block::all().into_iter().find(|block| is_wanted(block, wanted))?;
+    let mut fitting = Block::all().into_iter().filter(|block| is_wanted(block, wanted));
+    let found = fitting.next()?;
+    for other in fitting {
+        kmsg::warn(&format!(
+            "{} fits as STATE too and is left alone: {} is used",
+            other.name, found.name
+        ));
+    }
     let note = found.name.clone();
     machine.disk = Disk::State;
     machine.state = Some(found);

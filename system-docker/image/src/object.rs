@@ -1,0 +1,194 @@
+//! The object pool: one inode per (content, mode, owner, mtime, extended attributes), which every layer's
+//! tree links to. An object's name is the SHA-256 over exactly that, so equal files of different layers and
+//! versions are one file on disk and in the page cache.
+//!
+//! Only content that is on disk for sure is in the pool: objects are made in `ingest`, synced with the
+//! layer that brings them, and renamed here then. An object with one link belongs to nobody (`collect`).
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use ros_api::Digest;
+use sha2::{Digest as _, Sha256};
+
+use crate::Store;
+use crate::layer::archive::Meta;
+use crate::layer::tree::{copy_file, set_file_meta};
+
+/// Files up to this size are hashed in memory, and not written when the pool has them.
+const IN_MEMORY: u64 = 1 << 20;
+
+/// Where an object is.
+pub(crate) fn path(store: &Store, key: &Digest) -> PathBuf {
+    let hex = key.hex();
+    store.path("objects").join(&hex[..2]).join(&hex[2..])
+}
+
+/// Name of the object with this content and metadata.
+fn key(content: &Digest, meta: &Meta) -> Digest {
+    let mut hash = Sha256::new();
+    hash.update(b"ros-object-1\0");
+    hash.update(content.bytes());
+    for number in [meta.mode, meta.uid, meta.gid, meta.mtime.1] {
+        hash.update(number.to_le_bytes());
+    }
+    hash.update(meta.mtime.0.to_le_bytes());
+    for (name, value) in &meta.xattrs {
+        for part in [name, value] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+    }
+    Digest::from_bytes(hash.finalize().into())
+}
+
+/// The objects that one layer brings or uses, until it is complete.
+pub(crate) struct Fresh<'a> {
+    store: &'a Store,
+    /// New objects, on the same file system as the pool.
+    folder: PathBuf,
+    new: HashSet<Digest>,
+    used: BTreeMap<Digest, u64>,
+}
+
+impl<'a> Fresh<'a> {
+    /// `folder` is made, and must be in the store.
+    pub fn create(store: &'a Store, folder: PathBuf) -> io::Result<Self> {
+        fs::create_dir(&folder)?;
+        Ok(Self { store, folder, new: HashSet::new(), used: BTreeMap::new() })
+    }
+
+    /// Takes in a file of `size` bytes, which is not 0; its name in the pool.
+    pub fn add(
+        &mut self,
+        content: &mut impl Read,
+        size: u64,
+        meta: &Meta,
+    ) -> Result<Digest, AddError> {
+        let body = if size <= IN_MEMORY {
+            self.read_small(content, size)?
+        } else {
+            self.read_large(content)?
+        };
+        let key = key(&body.digest, meta);
+        self.used.insert(key, size);
+        if self.new.contains(&key) || self.in_pool(&key, size) {
+            return self.drop_body(&body).map(|()| key).map_err(AddError::Write);
+        }
+        self.write(&key, body, meta).map_err(AddError::Write)?;
+        self.new.insert(key);
+        Ok(key)
+    }
+
+    /// A path to link `key` from.
+    pub fn source(&self, key: &Digest) -> PathBuf {
+        if self.new.contains(key) { self.new_path(key) } else { path(self.store, key) }
+    }
+
+    /// Another copy takes the place of an object that has all the links it can have.
+    pub fn renew(&mut self, key: &Digest) -> io::Result<PathBuf> {
+        let from = File::open(self.source(key))?;
+        let folder = File::open(&self.folder)?;
+        let temp = self.folder.join("copy");
+        copy_file(&from, &folder, c"copy")?;
+        fs::rename(temp, self.new_path(key))?;
+        self.new.insert(*key);
+        Ok(self.new_path(key))
+    }
+
+    /// Moves the new objects, which are on disk by now, into the pool. An object that the tree no longer
+    /// has (a later entry replaced it) but `tarsplit` needs is linked from `kept`.
+    pub fn publish(self, kept: &Path) -> io::Result<()> {
+        for key in &self.new {
+            let to = path(self.store, key);
+            if let Some(folder) = to.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            fs::rename(self.new_path(key), to)?;
+        }
+        for key in self.used.keys() {
+            let object = path(self.store, key);
+            if fs::metadata(&object)?.nlink() == 1 {
+                fs::create_dir_all(kept)?;
+                fs::hard_link(&object, kept.join(key.hex()))?;
+            }
+        }
+        fs::remove_dir(&self.folder)
+    }
+
+    /// Paths of the new objects.
+    pub fn new_paths(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        self.new.iter().map(|key| self.new_path(key))
+    }
+
+    fn new_path(&self, key: &Digest) -> PathBuf {
+        self.folder.join(key.hex())
+    }
+
+    fn in_pool(&self, key: &Digest, size: u64) -> bool {
+        fs::metadata(path(self.store, key)).is_ok_and(|there| there.len() == size)
+    }
+
+    fn read_small(&self, content: &mut impl Read, size: u64) -> Result<Body, AddError> {
+        let mut bytes = Vec::with_capacity(size as usize);
+        content.read_to_end(&mut bytes).map_err(AddError::Read)?;
+        Ok(Body { digest: Digest::of(&bytes), at: At::Memory(bytes) })
+    }
+
+    fn read_large(&self, content: &mut impl Read) -> Result<Body, AddError> {
+        let temp = self.folder.join("body");
+        let mut file = File::create(&temp).map_err(AddError::Write)?;
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let got = content.read(&mut buffer).map_err(AddError::Read)?;
+            if got == 0 {
+                break;
+            }
+            hash.update(&buffer[..got]);
+            file.write_all(&buffer[..got]).map_err(AddError::Write)?;
+        }
+        Ok(Body { digest: Digest::from_bytes(hash.finalize().into()), at: At::File(file, temp) })
+    }
+
+    fn write(&self, key: &Digest, body: Body, meta: &Meta) -> io::Result<()> {
+        let to = self.new_path(key);
+        match body.at {
+            At::File(file, temp) => {
+                set_file_meta(&file, meta)?;
+                fs::rename(temp, to)
+            }
+            At::Memory(bytes) => {
+                let mut file = File::create_new(&to)?;
+                file.write_all(&bytes)?;
+                set_file_meta(&file, meta)
+            }
+        }
+    }
+
+    fn drop_body(&self, body: &Body) -> io::Result<()> {
+        match &body.at {
+            At::File(_, temp) => fs::remove_file(temp),
+            At::Memory(_) => Ok(()),
+        }
+    }
+}
+
+struct Body {
+    digest: Digest,
+    at: At,
+}
+
+enum At {
+    Memory(Vec<u8>),
+    File(File, PathBuf),
+}
+
+/// Which side failed: the archive, or the disk.
+pub(crate) enum AddError {
+    Read(io::Error),
+    Write(io::Error),
+}
