@@ -155,7 +155,9 @@ impl Store {
                 progress: &progress,
             })
             .collect();
-        let all = stream::iter(layers.iter().map(Layer::bring)).buffer_unordered(PARALLEL);
+        // Collected first: a stream over a closure is not provably Send.
+        let all: Vec<_> = layers.iter().map(Layer::bring).collect();
+        let all = stream::iter(all).buffer_unordered(PARALLEL);
         let fetched =
             all.try_fold(config_size, |sum, bytes| async move { Ok(sum + bytes) }).await?;
 

@@ -1,0 +1,94 @@
+//! Why a request was not done, with the HTTP status that Docker gives such a reason.
+
+use ros_runtime::RuntimeError;
+
+/// Result of a verb.
+pub type Result<T> = std::result::Result<T, ApiError>;
+
+/// A refusal.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// HTTP status.
+    pub status: u16,
+    /// For people.
+    pub message: String,
+}
+
+impl ApiError {
+    fn new(status: u16, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+
+    /// The request makes no sense.
+    pub fn bad(message: impl Into<String>) -> Self {
+        Self::new(400, message)
+    }
+
+    /// There is no such thing.
+    pub fn missing(message: impl Into<String>) -> Self {
+        Self::new(404, message)
+    }
+
+    /// It does not fit what is.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(409, message)
+    }
+
+    /// It is so already.
+    pub fn unchanged() -> Self {
+        Self::new(304, "")
+    }
+
+    /// A system runtime does not do that.
+    pub fn refused(what: &str) -> Self {
+        Self::new(501, format!("{what} is not something system-docker does"))
+    }
+
+    /// Our own failure.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(500, message)
+    }
+}
+
+impl From<ros_image::Error> for ApiError {
+    fn from(error: ros_image::Error) -> Self {
+        use ros_image::Error as E;
+        let status = match &error {
+            E::NotFound { .. } | E::Unauthorized { .. } => 404,
+            E::InUse { .. } | E::Referenced { .. } => 409,
+            E::Ambiguous { .. } | E::Name(_) | E::BadArchive { .. } | E::NoRegistry { .. } => 400,
+            _ => 500,
+        };
+        let mut message = match &error {
+            E::NotFound { reference } => format!("No such image: {reference}"),
+            other => other.to_string(),
+        };
+        let mut source = std::error::Error::source(&error);
+        while let Some(inner) = source {
+            message = format!("{message}: {inner}");
+            source = inner.source();
+        }
+        if let Some(hint) = error.hint().filter(|_| status != 404) {
+            message = format!("{message} ({hint})");
+        }
+        Self::new(status, message)
+    }
+}
+
+impl From<RuntimeError> for ApiError {
+    fn from(error: RuntimeError) -> Self {
+        let status = match error {
+            RuntimeError::WrongState(_) | RuntimeError::Gone(_) => 409,
+            RuntimeError::Shim(_) | RuntimeError::Refused(_) => 500,
+            _ => 400,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<std::io::Error> for ApiError {
+    fn from(error: std::io::Error) -> Self {
+        Self::internal(error.to_string())
+    }
+}

@@ -1,0 +1,376 @@
+//! Images: what the store does, in Docker's terms, and what protects an image from removal.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use ros_api::{Digest, Generations, Reference, paths};
+use ros_image::{ImageRecord, LoadEvent, PullEvent, Registries, Removed};
+use serde_json::{Value, json};
+
+use super::Engine;
+use super::error::{ApiError, Result};
+use super::list::Filters;
+use super::time::rfc3339;
+
+/// How registries are reached: written by `ros` from the configuration.
+const REGISTRIES: &str = "/run/ros/registries.json";
+
+/// Filters of `images`.
+pub const FILTERS: [&str; 5] = ["before", "dangling", "label", "reference", "since"];
+
+/// What a name without a registry means, unless the configuration says otherwise.
+const HUB: &str = "docker.io";
+
+/// The short form of a name that Docker's clients write out: `docker.io/library/busybox` is `busybox`.
+pub fn familiar(name: &str) -> &str {
+    let path = name.strip_prefix("docker.io/").or_else(|| name.strip_prefix("index.docker.io/"));
+    path.map_or(name, |path| path.strip_prefix("library/").unwrap_or(path))
+}
+
+impl Engine {
+    /// The image that a name or an id means.
+    pub(super) fn resolve(&self, name: &str) -> Result<Digest> {
+        Ok(self.store.resolve(familiar(name))?)
+    }
+
+    /// The image's config document.
+    pub(super) fn image_config(&self, id: &Digest) -> Result<Value> {
+        let text = self.store.config_bytes(id)?;
+        serde_json::from_slice(&text)
+            .map_err(|e| ApiError::internal(format!("config of {id}: {e}")))
+    }
+
+    /// All images.
+    pub fn images(&self, filters: &Filters) -> Result<Vec<Value>> {
+        let images = self.store.images()?;
+        let created = |name: &str| {
+            let id = self.resolve(name).ok();
+            id.and_then(|id| images.iter().find(|image| image.id == id))
+                .map_or(0, |image| image.created)
+        };
+        let shown = |image: &&ImageRecord| {
+            let labels = image.labels.clone().into_iter().collect();
+            let dangling = image.tags().next().is_none();
+            filters.labels(&labels)
+                && filters.any("dangling", |wanted| matches!(wanted, "true" | "1") == dangling)
+                && filters.any("reference", |pattern| {
+                    image.tags().any(|tag| matches(&tag.to_string(), pattern))
+                })
+                && filters.any("before", |name| image.created < created(name))
+                && filters.any("since", |name| image.created > created(name))
+        };
+        Ok(images.iter().filter(shown).map(|image| self.summary(image)).collect())
+    }
+
+    fn summary(&self, image: &ImageRecord) -> Value {
+        let users = self
+            .containers()
+            .values()
+            .filter(|container| container.record().image == image.id)
+            .count();
+        json!({
+            "Id": image.id.to_string(), "ParentId": "", "Created": image.created, "Size": image.size, "SharedSize": -1,
+            "RepoTags": image.tags().map(ToString::to_string).collect::<Vec<_>>(),
+            "RepoDigests": image.digests().map(ToString::to_string).collect::<Vec<_>>(),
+            "Labels": image.labels, "Containers": users,
+        })
+    }
+
+    /// One image.
+    pub fn inspect_image(&self, name: &str) -> Result<Value> {
+        let id = self.resolve(name)?;
+        let image = self.store.image(&id)?;
+        let config = self.image_config(&id)?;
+        let text = |key: &str| config[key].as_str().unwrap_or_default().to_owned();
+        Ok(json!({
+            "Id": id.to_string(), "Parent": "", "Comment": "", "Author": text("author"), "DockerVersion": "",
+            "RepoTags": image.tags().map(ToString::to_string).collect::<Vec<_>>(),
+            "RepoDigests": image.digests().map(ToString::to_string).collect::<Vec<_>>(),
+            "Created": config["created"].as_str().map_or_else(|| rfc3339(0), str::to_owned),
+            "Architecture": text("architecture"), "Os": text("os"), "Size": image.size,
+            "Config": config["config"], "GraphDriver": { "Name": "overlay2", "Data": null },
+            "RootFS": { "Type": "layers", "Layers": image.layers.iter().map(ToString::to_string).collect::<Vec<_>>() },
+            "Metadata": { "LastTagTime": rfc3339(0) },
+        }))
+    }
+
+    /// How an image came about, newest layer first.
+    pub fn history(&self, name: &str) -> Result<Value> {
+        let id = self.resolve(name)?;
+        let config = self.image_config(&id)?;
+        let steps = config["history"].as_array().cloned().unwrap_or_default();
+        let entries = steps.iter().rev().enumerate().map(|(index, step)| {
+            let text = |key: &str| step[key].as_str().unwrap_or_default().to_owned();
+            json!({
+                "Id": if index == 0 { id.to_string() } else { "<missing>".into() },
+                "Created": 0, "CreatedBy": text("created_by"), "Tags": null, "Size": 0, "Comment": text("comment"),
+            })
+        });
+        Ok(entries.collect::<Vec<_>>().into())
+    }
+
+    /// Gives an image one more name.
+    pub fn tag(&self, name: &str, repository: &str, tag: &str) -> Result<()> {
+        let tag = if tag.is_empty() { "latest" } else { tag };
+        let reference: Reference = format!("{}:{tag}", familiar(repository))
+            .parse()
+            .map_err(|e| ApiError::bad(format!("invalid reference format: {e}")))?;
+        let id = self.resolve(name)?;
+        self.store.tag(&id, &reference)?;
+        self.events().other("image", "tag", &id.to_string());
+        Ok(())
+    }
+
+    /// Removes an image or one of its names, and the content that nothing needs then.
+    pub fn remove_image(&self, name: &str, force: bool) -> Result<Vec<Value>> {
+        let name = familiar(name);
+        let id = self.resolve(name)?;
+        let record = self.store.image(&id)?;
+        if let Some(user) = self.image_user(&record) {
+            let named =
+                name.parse::<Reference>().is_ok_and(|name| record.references.contains(&name));
+            let others = record.tags().count() > 1;
+            if !(named && others) {
+                return Err(ApiError::conflict(format!(
+                    "conflict: unable to delete {name} (cannot be forced) - image is being used by {user}"
+                )));
+            }
+        }
+        let removed = self.store.remove(name, force, |_| None)?;
+        self.collect();
+        Ok(removed.iter().map(|removed| self.told(removed)).collect())
+    }
+
+    fn told(&self, removed: &Removed) -> Value {
+        match removed {
+            Removed::Untagged(name) => {
+                self.events().other("image", "untag", &name.to_string());
+                json!({ "Untagged": name.to_string() })
+            }
+            Removed::Deleted(id) => {
+                self.events().other("image", "delete", &id.to_string());
+                json!({ "Deleted": id.to_string() })
+            }
+        }
+    }
+
+    /// Removes images without a name (or, with `all`, without a use); services of installed generations stay.
+    pub fn prune_images(&self, all: bool) -> Result<Vec<Value>> {
+        let mut gone = Vec::new();
+        for image in self.store.images()? {
+            let dangling = image.tags().next().is_none();
+            if (all || dangling) && self.image_user(&image).is_none() {
+                let removed = self.store.remove(&image.id.to_string(), true, |_| None)?;
+                gone.extend(removed.iter().map(|removed| self.told(removed)));
+            }
+        }
+        self.collect();
+        Ok(gone)
+    }
+
+    /// Who needs an image: a container, or a generation that is installed.
+    fn image_user(&self, image: &ImageRecord) -> Option<String> {
+        let container = {
+            let all = self.containers();
+            all.values()
+                .find(|container| container.record().image == image.id)
+                .map(|container| container.id.clone())
+        };
+        if let Some(id) = container {
+            return Some(format!("container {}", &id[..12]));
+        }
+        let generations = Generations::at(Path::new(paths::GENERATIONS));
+        let needs = |number: u32| {
+            let release = generations.release(number).ok()?;
+            let by_digest = |digest: &Digest| {
+                *digest == image.manifest
+                    || image.digests().any(|name| name.digest.as_ref() == Some(digest))
+            };
+            release
+                .services
+                .values()
+                .any(|service| by_digest(&service.digest))
+                .then_some(release.version)
+        };
+        let all = generations.list().unwrap_or_default();
+        all.iter()
+            .find_map(|generation| Some((generation.number, needs(generation.number)?)))
+            .map(|(number, version)| format!("generation {number} ({version})"))
+    }
+
+    /// Layers of containers stay, whatever became of their images' names.
+    fn collect(&self) {
+        let in_use: BTreeSet<Digest> = {
+            let all = self.containers();
+            let images: BTreeSet<Digest> =
+                all.values().map(|container| container.record().image).collect();
+            images
+                .iter()
+                .filter_map(|id| self.store.image(id).ok())
+                .flat_map(|image| image.layers)
+                .collect()
+        };
+        if let Err(error) = self.store.collect_garbage(&in_use) {
+            tracing::warn!("collecting garbage: {error}");
+        }
+    }
+
+    /// Fetches an image; `tell` is given Docker's progress messages.
+    pub async fn pull(
+        &self,
+        name: &str,
+        auth: Option<(String, String)>,
+        tell: impl Fn(Value) + Send + Sync + Clone + 'static,
+    ) -> Result<()> {
+        let reference: Reference = familiar(name)
+            .parse()
+            .map_err(|e| ApiError::bad(format!("invalid reference format: {e}")))?;
+        let registries = registries(&reference, auth)?;
+        let telling = tell.clone();
+        tell(
+            json!({ "status": format!("Pulling from {}", reference.repository), "id": tag_of(&reference) }),
+        );
+        let pulled = self
+            .store
+            .pull(&reference, &registries, move |event| telling(progress(&event)))
+            .await?;
+        tell(json!({ "status": format!("Digest: {}", pulled.digest) }));
+        let news = if pulled.fetched == 0 {
+            "Image is up to date for"
+        } else {
+            "Downloaded newer image for"
+        };
+        tell(
+            json!({ "status": format!("Status: {news} {reference}"), "aux": { "fetched": pulled.fetched } }),
+        );
+        self.events().other("image", "pull", &reference.to_string());
+        Ok(())
+    }
+
+    /// Loads an archive; blocks.
+    pub fn load(&self, archive: impl Read, tell: impl Fn(Value)) -> Result<()> {
+        let loaded = self.store.load(archive, |event| {
+            if let LoadEvent::Loaded(image) = event {
+                let names = image.references.iter().map(|name| format!("Loaded image: {name}\n"));
+                let text: String = names.collect();
+                let text =
+                    if text.is_empty() { format!("Loaded image ID: {}\n", image.id) } else { text };
+                tell(json!({ "stream": text }));
+            }
+        })?;
+        loaded.iter().for_each(|image| self.events().other("image", "load", &image.id.to_string()));
+        Ok(())
+    }
+
+    /// Writes an archive; blocks.
+    pub fn save(&self, names: &[String], to: impl Write) -> Result<()> {
+        let names: Vec<String> = names.iter().map(|name| familiar(name).to_owned()).collect();
+        Ok(self.store.save(&names, to)?)
+    }
+
+    /// Refuses names that mean no image, before anything is written.
+    pub fn check_images(&self, names: &[String]) -> Result<()> {
+        names.iter().try_for_each(|name| self.resolve(name).map(|_| ()))
+    }
+}
+
+fn tag_of(reference: &Reference) -> String {
+    match (&reference.tag, reference.digest) {
+        (_, Some(digest)) => digest.to_string(),
+        (Some(tag), None) => tag.clone(),
+        (None, None) => "latest".into(),
+    }
+}
+
+/// The configuration's registries, with the client's own credentials for this one.
+fn registries(reference: &Reference, auth: Option<(String, String)>) -> Result<Registries> {
+    let mut registries: Registries = match std::fs::read(REGISTRIES) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map_err(|e| ApiError::internal(format!("{REGISTRIES}: {e}")))?,
+        Err(_) => Registries::default(),
+    };
+    let default = registries.default_registry.get_or_insert_with(|| HUB.to_owned());
+    let host = reference.registry.as_ref().unwrap_or(default).clone();
+    if let Some((user, password)) = auth {
+        let options = registries.registries.entry(host).or_default();
+        options.username = Some(user);
+        options.password = Some(password);
+    }
+    Ok(registries)
+}
+
+/// Docker's progress message for an event.
+fn progress(event: &PullEvent) -> Value {
+    let plain = |layer: &Digest, status: &str| json!({ "status": status, "progressDetail": {}, "id": layer.short() });
+    let counted = |layer: &Digest, status: &str, done: u64, total: u64| json!({ "status": status, "progressDetail": { "current": done, "total": total }, "id": layer.short() });
+    match event {
+        PullEvent::Resolved { digest, layers } => {
+            json!({ "status": format!("Found {layers} layers"), "aux": { "digest": digest.to_string() } })
+        }
+        PullEvent::Exists { layer } => plain(layer, "Already exists"),
+        PullEvent::Downloading { layer, done, total } => {
+            counted(layer, "Downloading", *done, *total)
+        }
+        PullEvent::Downloaded { layer } => plain(layer, "Download complete"),
+        PullEvent::Extracting { layer, done, total } => counted(layer, "Extracting", *done, *total),
+        PullEvent::Complete { layer } => plain(layer, "Pull complete"),
+    }
+}
+
+/// `os*:v1.?` with `*` and `?`; a pattern without a tag means any tag.
+fn matches(name: &str, pattern: &str) -> bool {
+    fn glob(text: &[u8], pattern: &[u8]) -> bool {
+        match (pattern.split_first(), text.split_first()) {
+            (None, None) => true,
+            (Some((b'*', rest)), _) => {
+                glob(text, rest) || text.split_first().is_some_and(|(_, text)| glob(text, pattern))
+            }
+            (Some((b'?', rest)), Some((_, text))) => glob(text, rest),
+            (Some((wanted, rest)), Some((byte, text))) => wanted == byte && glob(text, rest),
+            _ => false,
+        }
+    }
+    let repository = name.rsplit_once(':').map_or(name, |(repository, _)| repository);
+    glob(name.as_bytes(), pattern.as_bytes()) || glob(repository.as_bytes(), pattern.as_bytes())
+}
+
+impl Engine {
+    /// Shared handle on the store for threads that block.
+    pub fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> impl Future<Output = Result<T>> {
+        let engine = Arc::clone(self);
+        async move {
+            let joined = tokio::task::spawn_blocking(move || work(&engine)).await;
+            joined.map_err(|e| ApiError::internal(e.to_string()))?
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hub_need_not_be_named() {
+        for (name, short) in [
+            ("docker.io/library/busybox:1", "busybox:1"),
+            ("docker.io/a/b", "a/b"),
+            ("10.0.2.2:5000/os:v1", "10.0.2.2:5000/os:v1"),
+        ] {
+            assert_eq!(familiar(name), short);
+        }
+    }
+
+    #[test]
+    fn patterns_mean_repository_or_name() {
+        for (pattern, yes) in
+            [("os", true), ("os:v1.*", true), ("o?:v1.2", true), ("os:v2*", false), ("o", false)]
+        {
+            assert_eq!(matches("os:v1.2", pattern), yes, "{pattern}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! `ps`: containers by filters.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::container::{Container, Record, State};
+use super::error::{ApiError, Result};
+use super::time::now;
+use super::{Engine, request};
+
+/// Filters as clients send them: `{"label": ["a=b"]}` or `{"label": {"a=b": true}}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filters(BTreeMap<String, Vec<String>>);
+
+impl Filters {
+    /// Parses the query's JSON; `known` are the filters that the endpoint has.
+    pub fn parse(text: &str, known: &[&str]) -> Result<Self> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let wrong = |_| ApiError::bad(format!("invalid filters: {text}"));
+        let parsed: BTreeMap<String, Value> = serde_json::from_str(text).map_err(wrong)?;
+        let mut filters = BTreeMap::new();
+        for (name, values) in parsed {
+            if !known.contains(&name.as_str()) {
+                return Err(ApiError::bad(format!(
+                    "invalid filter '{name}': known are {}",
+                    known.join(", ")
+                )));
+            }
+            let values = match values {
+                Value::Array(list) => {
+                    list.iter().filter_map(|value| value.as_str().map(str::to_owned)).collect()
+                }
+                Value::Object(map) => map.keys().cloned().collect(),
+                _ => {
+                    return Err(ApiError::bad(format!("invalid filter '{name}': expected a list")));
+                }
+            };
+            filters.insert(name, values);
+        }
+        Ok(Self(filters))
+    }
+
+    /// Whether any value of the filter passes; one that is not there lets all pass.
+    pub fn any(&self, name: &str, passes: impl Fn(&str) -> bool) -> bool {
+        self.0
+            .get(name)
+            .is_none_or(|values| values.is_empty() || values.iter().any(|value| passes(value)))
+    }
+
+    /// Whether every value of the filter passes.
+    pub fn all(&self, name: &str, passes: impl Fn(&str) -> bool) -> bool {
+        self.0.get(name).is_none_or(|values| values.iter().all(|value| passes(value)))
+    }
+
+    /// Whether the labels have every one that is asked for.
+    pub fn labels(&self, labels: &HashMap<String, String>) -> bool {
+        self.all("label", |wanted| match wanted.split_once('=') {
+            Some((name, value)) => labels.get(name).is_some_and(|own| own == value),
+            None => labels.contains_key(wanted),
+        })
+    }
+
+    /// Whether it is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+}
+
+/// Filters of `ps`.
+pub const FILTERS: [&str; 12] = [
+    "ancestor", "before", "exited", "health", "id", "is-task", "label", "name", "network", "since",
+    "status", "volume",
+];
+
+impl Engine {
+    /// Containers, newest first: running ones, or all of them.
+    pub fn list(&self, all: bool, limit: usize, filters: &Filters) -> Result<Vec<Value>> {
+        let mut found: Vec<Arc<Container>> = self.containers().values().cloned().collect();
+        found.sort_by_key(|container| std::cmp::Reverse(container.record().created));
+        let all = all || limit > 0 || filters.has("status") || filters.has("exited");
+        let ancestors = self.ancestors(filters);
+        let created =
+            |name: &str| self.container(name).map_or(0, |container| container.record().created);
+        let shown = |container: &&Arc<Container>| {
+            let record = container.record().clone();
+            (all || record.state.is_running() || matches!(record.state, State::Restarting { .. }))
+                && passes(container, &record, filters)
+                && (!filters.has("ancestor") || ancestors.contains(&record.image))
+                && filters.any("before", |name| record.created < created(name))
+                && filters.any("since", |name| record.created > created(name))
+        };
+        let most = if limit == 0 { usize::MAX } else { limit };
+        Ok(found.iter().filter(shown).take(most).map(|container| summary(container)).collect())
+    }
+
+    fn ancestors(&self, filters: &Filters) -> Vec<ros_api::Digest> {
+        let names = filters.0.get("ancestor").cloned().unwrap_or_default();
+        names.iter().filter_map(|name| self.resolve(name).ok()).collect()
+    }
+}
+
+fn passes(container: &Container, record: &Record, filters: &Filters) -> bool {
+    let labels = record.config.labels.clone().unwrap_or_default();
+    let code = record.state.exit().map(|exit| exit.code.to_string());
+    let health = container.health().as_ref().map_or("none", |health| health.status);
+    let plain = |name: &str| {
+        name.trim_start_matches('/').trim_start_matches('^').trim_end_matches('$').to_owned()
+    };
+    let exact =
+        |name: &str| name.trim_start_matches(['/', '^']).len() < name.len() && name.ends_with('$');
+    let named = |name: &str| match exact(name) {
+        true => record.name == plain(name).trim_start_matches('/'),
+        false => record.name.contains(plain(name).trim_start_matches('/')),
+    };
+    let network = if request::uses_host(record.host_config.network_mode.as_deref()) {
+        "host"
+    } else {
+        "none"
+    };
+    let has_volume = |name: &str| {
+        record.mounts.iter().any(|mount| mount.name == name || mount.target.to_str() == Some(name))
+    };
+    filters.labels(&labels)
+        && filters.any("status", |word| word == record.state.word())
+        && filters.any("id", |id| record.id.starts_with(id))
+        && filters.any("name", named)
+        && filters.any("exited", |wanted| code.as_deref() == Some(wanted))
+        && filters.any("health", |wanted| wanted == health)
+        && filters.any("network", |wanted| wanted == network)
+        && filters.any("volume", has_volume)
+        && filters.any("is-task", |wanted| wanted == "false")
+}
+
+fn summary(container: &Container) -> Value {
+    let record = container.record().clone();
+    let words: Vec<String> =
+        record.config.entrypoint.iter().chain(&record.config.cmd).flatten().cloned().collect();
+    let network = if request::uses_host(record.host_config.network_mode.as_deref()) {
+        "host"
+    } else {
+        "none"
+    };
+    json!({
+        "Id": record.id, "Names": [format!("/{}", record.name)], "Image": record.image_name,
+        "ImageID": record.image.to_string(), "Command": words.join(" "), "Created": record.created / 1_000_000_000,
+        "Ports": [], "Labels": record.config.labels.clone().unwrap_or_default(),
+        "State": record.state.word(), "Status": status(container, &record),
+        "HostConfig": { "NetworkMode": network },
+        "NetworkSettings": { "Networks": { network: super::inspect::endpoint() } },
+        "Mounts": super::inspect::mounts(&record),
+    })
+}
+
+/// `Up 3 minutes (healthy)`, `Exited (1) 2 hours ago`.
+fn status(container: &Container, record: &Record) -> String {
+    let ago = |since: i64| duration((now() - since) / 1_000_000_000);
+    match &record.state {
+        State::Created => "Created".into(),
+        State::Running { started_at, paused, .. } => {
+            let health = container.health().as_ref().map(|health| match health.status {
+                "starting" => " (health: starting)".to_owned(),
+                word => format!(" ({word})"),
+            });
+            let paused = if *paused { " (Paused)" } else { "" };
+            format!("Up {}{}{paused}", ago(*started_at), health.unwrap_or_default())
+        }
+        State::Restarting { exit } => {
+            format!("Restarting ({}) {} ago", exit.code, ago(exit.finished_at))
+        }
+        State::Exited { exit, .. } => {
+            format!("Exited ({}) {} ago", exit.code, ago(exit.finished_at))
+        }
+    }
+}
+
+/// As Docker's CLI words it.
+fn duration(seconds: i64) -> String {
+    let (minutes, hours) = (seconds / 60, seconds / 3600);
+    match seconds {
+        ..1 => "Less than a second".into(),
+        1 => "1 second".into(),
+        ..60 => format!("{seconds} seconds"),
+        60..120 => "About a minute".into(),
+        ..3600 => format!("{minutes} minutes"),
+        3600..7200 => "About an hour".into(),
+        ..172_800 => format!("{hours} hours"),
+        ..1_209_600 => format!("{} days", hours / 24),
+        ..5_184_000 => format!("{} weeks", hours / 24 / 7),
+        ..63_072_000 => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", hours / 24 / 365),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_have_both_forms() {
+        let list = Filters::parse(r#"{"label":["a=b"],"status":["exited"]}"#, &FILTERS).unwrap();
+        let map =
+            Filters::parse(r#"{"label":{"a=b":true},"status":{"exited":true}}"#, &FILTERS).unwrap();
+        assert_eq!(list, map);
+        assert!(list.labels(&HashMap::from([("a".to_owned(), "b".to_owned())])));
+        assert!(!list.labels(&HashMap::from([("a".to_owned(), "c".to_owned())])));
+        assert!(Filters::parse(r#"{"what":["x"]}"#, &FILTERS).is_err());
+        assert!(Filters::parse("[", &FILTERS).is_err());
+    }
+
+    #[test]
+    fn durations_are_words() {
+        for (seconds, words) in [
+            (0, "Less than a second"),
+            (45, "45 seconds"),
+            (90, "About a minute"),
+            (7300, "2 hours"),
+        ] {
+            assert_eq!(duration(seconds), words);
+        }
+    }
+}

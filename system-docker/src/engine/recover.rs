@@ -1,0 +1,130 @@
+//! What an earlier daemon left: running containers are taken up again; after a machine's boot, those whose policy
+//! says so are started. Services of the OS are `ros`'s to start.
+
+use std::sync::Arc;
+
+use bollard_stubs::models::RestartPolicyNameEnum as Policy;
+use ros_runtime::{Exit, Phase, Process};
+
+use super::Engine;
+use super::container::{Container, Record, State};
+use super::time::now;
+
+impl Engine {
+    /// Takes up what there is.
+    pub async fn recover(self: &Arc<Self>) {
+        self.sweep_strangers().await;
+        let all: Vec<Arc<Container>> = self.containers().values().cloned().collect();
+        for container in all {
+            self.recover_one(&container).await;
+        }
+    }
+
+    /// Ends what runs without a record.
+    async fn sweep_strangers(&self) {
+        for id in self.runtime.list().unwrap_or_default() {
+            if self.containers().contains_key(&id) {
+                continue;
+            }
+            if let Ok(Some(process)) = self.runtime.reattach(&id).await
+                && let Err(error) = process.delete().await
+            {
+                tracing::warn!("leftover {id}: {error}");
+            }
+        }
+    }
+
+    async fn recover_one(self: &Arc<Self>, container: &Arc<Container>) {
+        let record = container.record().clone();
+        let same_boot = record.boot_id == self.boot_id;
+        let process = match self.runtime.reattach(&container.id).await {
+            Ok(process) => process.filter(|_| same_boot),
+            Err(error) => {
+                tracing::warn!("container {}: {error}", container.id);
+                None
+            }
+        };
+        match (record.state.clone(), process) {
+            (State::Running { .. }, Some(process)) => self.take_up(container, process).await,
+            (State::Running { .. } | State::Restarting { .. }, _) => {
+                let exit = recorded_exit(container).unwrap_or_else(|| Exit::unknown(now()));
+                self.note_end(container, exit, same_boot).await;
+            }
+            (_, Some(process)) => {
+                // Made, and not started when the daemon died.
+                if let Err(error) = process.delete().await {
+                    tracing::warn!("container {}: {error}", container.id);
+                }
+                self.start_at_boot(container, same_boot);
+            }
+            (_, None) => self.start_at_boot(container, same_boot),
+        }
+    }
+
+    async fn take_up(self: &Arc<Self>, container: &Arc<Container>, process: Process) {
+        container.set_process(Some(process.clone()));
+        let phase = process.status().await.map(|status| status.phase);
+        match phase {
+            Ok(Phase::Created) => {
+                // The record is written after the start: this one never ran.
+                self.ended(container, &process, Exit::unknown(now())).await;
+            }
+            _ => {
+                self.watch_health(container, &process);
+                tokio::spawn(Arc::clone(self).watch_exit(Arc::clone(container), process));
+            }
+        }
+    }
+
+    /// It ended while no daemon watched.
+    async fn note_end(self: &Arc<Self>, container: &Arc<Container>, exit: Exit, same_boot: bool) {
+        let state = State::Exited { exit, error: String::new() };
+        if let Err(error) = container.change(|record| record.state = state) {
+            tracing::error!("container {}: {error}", container.id);
+        }
+        container.tell_exit(exit);
+        if container.record().auto_remove() {
+            let _ = self.remove(container, false, true).await;
+            return;
+        }
+        let wanted =
+            wanted_at_boot(&container.record()) && (same_boot || !container.record().is_service());
+        if wanted {
+            self.start_in_background(container);
+        }
+    }
+
+    fn start_at_boot(self: &Arc<Self>, container: &Arc<Container>, same_boot: bool) {
+        let record = container.record().clone();
+        let ran = !record.boot_id.is_empty();
+        if !same_boot && ran && !record.is_service() && wanted_at_boot(&record) {
+            self.start_in_background(container);
+        }
+    }
+
+    fn start_in_background(self: &Arc<Self>, container: &Arc<Container>) {
+        let (engine, container) = (Arc::clone(self), Arc::clone(container));
+        tokio::spawn(async move {
+            if let Err(error) = engine.start(&container).await {
+                tracing::warn!("container {}: {error}", container.id);
+            }
+        });
+    }
+}
+
+/// `always` starts at a boot even what was stopped by hand, as in Docker.
+fn wanted_at_boot(record: &Record) -> bool {
+    match record.restart_policy().0 {
+        Policy::ALWAYS => true,
+        Policy::UNLESS_STOPPED => !record.stopped,
+        Policy::ON_FAILURE => {
+            !record.stopped && record.state.exit().is_some_and(|exit| exit.code != 0)
+        }
+        _ => false,
+    }
+}
+
+/// What the shim left in the container's own folder, which outlives a reboot.
+fn recorded_exit(container: &Container) -> Option<Exit> {
+    serde_json::from_slice(&std::fs::read(container.dir().join("exit.json")).ok()?).ok()
+}

@@ -1,0 +1,230 @@
+//! `/images/…`
+
+use std::io::Read;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use base64::Engine as _;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::answer::{Answer, flag, json, line, streamed};
+use super::containers::{Ask, text};
+use crate::engine::Engine;
+use crate::engine::error::ApiError;
+use crate::engine::images::FILTERS;
+use crate::engine::list::Filters;
+
+type App = State<Arc<Engine>>;
+
+pub async fn list(State(engine): App, Query(query): Ask) -> Answer {
+    let filters = Filters::parse(text(&query, "filters"), &FILTERS)?;
+    json(engine.images(&filters)?)
+}
+
+/// `GET /images/{name}/json|history|get`
+pub async fn get(State(engine): App, Path(rest): Path<String>) -> Answer {
+    match rest.rsplit_once('/') {
+        Some((name, "json")) => json(engine.inspect_image(name)?),
+        Some((name, "history")) => json(engine.history(name)?),
+        Some((name, "get")) => save(engine, vec![name.to_owned()]).await,
+        _ if rest == "search" => Err(ApiError::refused("searching a registry").into()),
+        _ => Err(ApiError::missing("page not found").into()),
+    }
+}
+
+/// `POST /images/{name}/tag|push`
+pub async fn post(State(engine): App, Path(rest): Path<String>, Query(query): Ask) -> Answer {
+    match rest.rsplit_once('/') {
+        Some((name, "tag")) => {
+            engine.tag(name, text(&query, "repo"), text(&query, "tag"))?;
+            Ok(StatusCode::CREATED.into_response())
+        }
+        Some((_, "push")) => Err(ApiError::refused("pushing images").into()),
+        _ => Err(ApiError::missing("page not found").into()),
+    }
+}
+
+pub async fn remove(State(engine): App, Path(name): Path<String>, Query(query): Ask) -> Answer {
+    let force = flag(query.get("force"));
+    json(engine.blocking(move |engine| engine.remove_image(&name, force)).await?)
+}
+
+pub async fn prune(State(engine): App, Query(query): Ask) -> Answer {
+    let filters = Filters::parse(text(&query, "filters"), &["dangling", "label", "until"])?;
+    let all = filters.has("dangling")
+        && filters.any("dangling", |wanted| matches!(wanted, "false" | "0"));
+    let gone = engine.blocking(move |engine| engine.prune_images(all)).await?;
+    json(json!({ "ImagesDeleted": gone, "SpaceReclaimed": 0 }))
+}
+
+/// `POST /images/create`: a pull; a wrong name is refused before anything is streamed.
+pub async fn pull(State(engine): App, Query(query): Ask, headers: HeaderMap) -> Answer {
+    let (image, tag) = (text(&query, "fromImage"), text(&query, "tag"));
+    if image.is_empty() {
+        return Err(ApiError::refused("importing an image from a tar").into());
+    }
+    let name = match tag {
+        "" => image.to_owned(),
+        digest if digest.contains(':') => format!("{image}@{digest}"),
+        tag => format!("{image}:{tag}"),
+    };
+    name.parse::<ros_api::Reference>()
+        .map_err(|e| ApiError::bad(format!("invalid reference format: {e}")))?;
+    let auth = credentials(&headers)?;
+    let (to, from) = mpsc::channel(64);
+    tokio::spawn(async move {
+        let telling = to.clone();
+        let tell = move |message: Value| {
+            // A slow client misses progress, never the end.
+            let _ = telling.try_send(line(&message));
+        };
+        let pulled = tokio::select! {
+            pulled = engine.pull(&name, auth, tell) => pulled,
+            () = to.closed() => return,
+        };
+        if let Err(error) = pulled {
+            let message =
+                json!({ "errorDetail": { "message": error.message }, "error": error.message });
+            let _ = to.send(line(&message)).await;
+        }
+    });
+    Ok(streamed("application/json", from))
+}
+
+/// User and password of `X-Registry-Auth`; a token is not one of ours.
+fn credentials(headers: &HeaderMap) -> Result<Option<(String, String)>, ApiError> {
+    let Some(header) = headers.get("x-registry-auth") else { return Ok(None) };
+    let wrong = || ApiError::bad("X-Registry-Auth is not base64 of JSON");
+    let text = header.to_str().map_err(|_| wrong())?.trim_end_matches('=');
+    let engine = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let standard = base64::engine::general_purpose::STANDARD_NO_PAD;
+    let bytes = engine.decode(text).or_else(|_| standard.decode(text)).map_err(|_| wrong())?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let auth: Value = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
+    let get = |key: &str| auth[key].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    Ok(get("username").zip(get("password")))
+}
+
+/// `POST /images/load`
+pub async fn load(State(engine): App, body: Body) -> Answer {
+    let (to, from) = mpsc::channel(64);
+    let (chunks, incoming) = mpsc::channel::<Bytes>(16);
+    tokio::spawn(async move {
+        let mut data = body.into_data_stream();
+        while let Some(Ok(chunk)) = data.next().await {
+            if chunks.send(chunk).await.is_err() {
+                break;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        let telling = to.clone();
+        let work = move |engine: &Engine| {
+            let archive = Incoming { chunks: incoming, rest: Bytes::new() };
+            engine.load(archive, |message| {
+                let _ = telling.blocking_send(line(&message));
+            })
+        };
+        if let Err(error) = engine.blocking(work).await {
+            let message =
+                json!({ "errorDetail": { "message": error.message }, "error": error.message });
+            let _ = to.send(line(&message)).await;
+        }
+    });
+    Ok(streamed("application/json", from))
+}
+
+/// A request's body for a thread that blocks.
+struct Incoming {
+    chunks: mpsc::Receiver<Bytes>,
+    rest: Bytes,
+}
+
+impl Read for Incoming {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        if self.rest.is_empty() {
+            self.rest = self.chunks.blocking_recv().unwrap_or_default();
+        }
+        let length = to.len().min(self.rest.len());
+        to[..length].copy_from_slice(&self.rest.split_to(length));
+        Ok(length)
+    }
+}
+
+/// `GET /images/get?names=a&names=b`
+pub async fn save_all(State(engine): App, RawQuery(query): RawQuery) -> Answer {
+    let query = query.unwrap_or_default();
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let names: Vec<String> =
+        pairs.filter(|(name, _)| *name == "names").map(|(_, value)| decoded(value)).collect();
+    if names.is_empty() {
+        return Err(ApiError::bad("names: expected at least one image").into());
+    }
+    save(engine, names).await
+}
+
+/// Percent-decoding (RFC 3986, 2.1).
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let hex = |range: &[u8]| u8::from_str_radix(std::str::from_utf8(range).ok()?, 16).ok();
+        match (byte, after.get(..2).and_then(hex)) {
+            (b'%', Some(value)) => {
+                bytes.push(value);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+async fn save(engine: Arc<Engine>, names: Vec<String>) -> Answer {
+    engine.check_images(&names)?;
+    let (to, from) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let saved = engine.blocking(move |engine| engine.save(&names, Outgoing { to })).await;
+        if let Err(error) = saved {
+            tracing::warn!("save: {error}");
+        }
+    });
+    Ok(streamed("application/x-tar", from))
+}
+
+/// A response's body from a thread that blocks.
+struct Outgoing {
+    to: mpsc::Sender<Vec<u8>>,
+}
+
+impl std::io::Write for Outgoing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let gone = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        self.to.blocking_send(bytes.to_vec()).map_err(gone)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_signs_are_decoded() {
+        assert_eq!(decoded("a%2Fb%3Av1%zz"), "a/b:v1%zz");
+    }
+}

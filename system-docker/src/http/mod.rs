@@ -1,0 +1,191 @@
+//! The Docker Engine API over HTTP: routes, and nothing else. What a request does is in [`crate::engine`].
+//!
+//! Paths come with a version (`/v1.47/info`) or without; the version is checked and cut off before routing.
+
+mod answer;
+mod containers;
+mod exec;
+mod hijack;
+mod images;
+mod system;
+mod volumes;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, delete, get, head, post};
+use tower::Layer;
+
+use crate::engine::Engine;
+use crate::engine::error::ApiError;
+use crate::engine::info::{API_VERSION, MIN_API_VERSION, VERSION};
+
+use answer::Refusal;
+
+/// What [`axum::serve`] serves.
+pub fn service(
+    engine: Arc<Engine>,
+) -> impl tower::Service<Request, Response = Response, Error = std::convert::Infallible, Future: Send>
++ Clone
++ Send
++ 'static {
+    let versions = axum::middleware::from_fn(unversioned);
+    versions.layer(routes().with_state(engine))
+}
+
+fn routes() -> Router<Arc<Engine>> {
+    Router::new()
+        .merge(system_routes())
+        .merge(container_routes())
+        .merge(image_routes())
+        .route("/exec/{id}/start", post(exec::start))
+        .route("/exec/{id}/resize", post(exec::resize))
+        .route("/exec/{id}/json", get(exec::inspect))
+        .route("/volumes", get(volumes::list))
+        .route("/volumes/create", post(volumes::create))
+        .route("/volumes/prune", post(volumes::prune))
+        .route("/volumes/{name}", get(volumes::inspect).delete(volumes::remove))
+        .route("/networks", get(system::networks))
+        .route("/networks/{name}", get(system::network))
+        .fallback(any(unknown))
+        .method_not_allowed_fallback(unknown)
+        .layer(DefaultBodyLimit::max(16 << 20))
+}
+
+fn system_routes() -> Router<Arc<Engine>> {
+    Router::new()
+        .route("/_ping", get(system::ping).merge(head(system::ping)))
+        .route("/version", get(system::version))
+        .route("/info", get(system::info))
+        .route("/events", get(system::events))
+        .route("/system/df", get(system::disk_usage))
+        .route("/auth", post(system::auth))
+}
+
+fn container_routes() -> Router<Arc<Engine>> {
+    Router::new()
+        .route("/containers/json", get(containers::list))
+        .route("/containers/create", post(containers::create))
+        .route("/containers/prune", post(containers::prune))
+        .route("/containers/{id}", delete(containers::remove))
+        .route("/containers/{id}/json", get(containers::inspect))
+        .route("/containers/{id}/start", post(containers::start))
+        .route("/containers/{id}/stop", post(containers::stop))
+        .route("/containers/{id}/restart", post(containers::restart))
+        .route("/containers/{id}/kill", post(containers::kill))
+        .route("/containers/{id}/pause", post(containers::pause))
+        .route("/containers/{id}/unpause", post(containers::unpause))
+        .route("/containers/{id}/rename", post(containers::rename))
+        .route("/containers/{id}/wait", post(containers::wait))
+        .route("/containers/{id}/logs", get(containers::logs))
+        .route("/containers/{id}/attach", post(containers::attach))
+        .route("/containers/{id}/resize", post(containers::resize))
+        .route("/containers/{id}/exec", post(exec::create))
+}
+
+/// An image's name may have slashes: the verb behind it is cut off by the handler.
+fn image_routes() -> Router<Arc<Engine>> {
+    Router::new()
+        .route("/images/json", get(images::list))
+        .route("/images/create", post(images::pull))
+        .route("/images/load", post(images::load).layer(DefaultBodyLimit::disable()))
+        .route("/images/get", get(images::save_all))
+        .route("/images/prune", post(images::prune))
+        .route("/images/{*rest}", get(images::get).post(images::post).delete(images::remove))
+}
+
+/// Cuts `/v1.47` off the path.
+async fn unversioned(mut request: Request, next: Next) -> Response {
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    match cut_version(&path) {
+        Ok(None) => {}
+        Ok(Some(rest)) => match rest.parse::<Uri>() {
+            Ok(uri) => *request.uri_mut() = uri,
+            Err(error) => return Refusal(ApiError::bad(error.to_string())).into_response(),
+        },
+        Err(refused) => return Refusal(refused).into_response(),
+    }
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    let mut put = |name: &'static str, text: &str| {
+        if let Ok(value) = text.parse() {
+            headers.insert(name, value);
+        }
+    };
+    put("api-version", API_VERSION);
+    put("docker-experimental", "false");
+    put("ostype", "linux");
+    put("server", &format!("system-docker/{VERSION} (linux)"));
+    response
+}
+
+/// The path without its version; none when it has none.
+fn cut_version(path: &str) -> Result<Option<&str>, ApiError> {
+    let Some(rest) = path.strip_prefix("/v") else { return Ok(None) };
+    let Some((version, _)) = rest.split_once('/') else { return Ok(None) };
+    let Some(asked) = number(version) else { return Ok(None) };
+    if number(API_VERSION).is_some_and(|newest| asked > newest) {
+        return Err(ApiError::bad(format!(
+            "client version {version} is too new. Maximum supported API version is {API_VERSION}"
+        )));
+    }
+    if number(MIN_API_VERSION).is_some_and(|oldest| asked < oldest) {
+        return Err(ApiError::bad(format!(
+            "client version {version} is too old. Minimum supported API version is {MIN_API_VERSION}, please upgrade your client to a newer version"
+        )));
+    }
+    Ok(Some(&rest[version.len()..]))
+}
+
+fn number(version: &str) -> Option<(u32, u32)> {
+    let (major, minor) = version.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+async fn unknown(request: Request) -> Response {
+    const REFUSED: [&str; 10] = [
+        "build",
+        "swarm",
+        "plugins",
+        "services",
+        "tasks",
+        "nodes",
+        "secrets",
+        "configs",
+        "session",
+        "distribution",
+    ];
+    let first = request
+        .uri()
+        .path()
+        .trim_start_matches('/')
+        .split('/')
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    if REFUSED.contains(&first.as_str()) {
+        return Refusal(ApiError::refused(&first)).into_response();
+    }
+    let mut response = Refusal(ApiError::missing("page not found")).into_response();
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_cut_off_and_checked() {
+        assert_eq!(cut_version("/info").unwrap(), None);
+        assert_eq!(cut_version("/volumes/x").unwrap(), None);
+        assert_eq!(cut_version("/v1.47/info?x=1").unwrap(), Some("/info?x=1"));
+        assert_eq!(cut_version("/v1.24/_ping").unwrap(), Some("/_ping"));
+        assert!(cut_version("/v1.12/info").unwrap_err().message.contains("too old"));
+        assert!(cut_version("/v1.99/info").unwrap_err().message.contains("too new"));
+    }
+}

@@ -1,0 +1,119 @@
+//! `/_ping`, `/version`, `/info`, `/events`, `/system/df`, and the two networks that there are.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::http::header;
+use axum::response::IntoResponse;
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+
+use super::answer::{Answer, json, line, streamed};
+use super::containers::{Ask, text};
+use crate::engine::error::ApiError;
+use crate::engine::events::Event;
+use crate::engine::list::Filters;
+use crate::engine::{Engine, info, time};
+
+type App = State<Arc<Engine>>;
+
+pub async fn ping() -> Answer {
+    let headers =
+        [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
+    Ok((headers, "OK").into_response())
+}
+
+pub async fn version() -> Answer {
+    json(info::version())
+}
+
+pub async fn info(State(engine): App) -> Answer {
+    json(engine.info()?)
+}
+
+pub async fn disk_usage(State(engine): App) -> Answer {
+    json(engine.disk_usage()?)
+}
+
+pub async fn auth() -> Answer {
+    Err(ApiError::refused("logging in through the API (put credentials into ros.registries)")
+        .into())
+}
+
+const EVENT_FILTERS: [&str; 6] = ["container", "event", "image", "label", "type", "volume"];
+
+pub async fn events(State(engine): App, Query(query): Ask) -> Answer {
+    let filters = Filters::parse(text(&query, "filters"), &EVENT_FILTERS)?;
+    let (since, until) = (time::parse(text(&query, "since")), time::parse(text(&query, "until")));
+    let (past, mut coming) = engine.events().listen();
+    let (to, from) = mpsc::channel(64);
+    tokio::spawn(async move {
+        for event in past.iter().filter(|event| since.is_some_and(|since| event.time >= since)) {
+            if passes(event, &filters) && to.send(line(&event.to_json())).await.is_err() {
+                return;
+            }
+        }
+        let left = until.map(|until| u64::try_from(until - time::now()).unwrap_or(0));
+        let end = tokio::time::sleep(std::time::Duration::from_nanos(left.unwrap_or(u64::MAX / 4)));
+        tokio::pin!(end);
+        loop {
+            let event = tokio::select! {
+                event = coming.recv() => event,
+                () = &mut end => return,
+                () = to.closed() => return,
+            };
+            match event {
+                Ok(event) if !passes(&event, &filters) => {}
+                Ok(event) => {
+                    if to.send(line(&event.to_json())).await.is_err() {
+                        return;
+                    }
+                }
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            }
+        }
+    });
+    Ok(streamed("application/json", from))
+}
+
+fn passes(event: &Event, filters: &Filters) -> bool {
+    let attributes: HashMap<String, String> = event.attributes.clone().into_iter().collect();
+    let named = |kind: &str, wanted: &str| {
+        event.kind == kind
+            && (event.actor.starts_with(wanted)
+                || attributes.get("name").is_some_and(|name| name == wanted))
+    };
+    filters.any("type", |wanted| wanted == event.kind)
+        && filters.any("event", |wanted| {
+            event.action == wanted || event.action.starts_with(&format!("{wanted}:"))
+        })
+        && filters.any("container", |wanted| named("container", wanted))
+        && filters.any("image", |wanted| {
+            named("image", wanted) || attributes.get("image").is_some_and(|i| i == wanted)
+        })
+        && filters.any("volume", |wanted| named("volume", wanted))
+        && filters.labels(&attributes)
+}
+
+fn shown(name: &str, driver: &str) -> Value {
+    json!({
+        "Name": name, "Id": name, "Created": time::rfc3339(0), "Scope": "local", "Driver": driver, "EnableIPv6": false,
+        "IPAM": { "Driver": "default", "Options": null, "Config": [] }, "Internal": false, "Attachable": false,
+        "Ingress": false, "ConfigFrom": { "Network": "" }, "ConfigOnly": false, "Containers": {}, "Options": {}, "Labels": {},
+    })
+}
+
+pub async fn networks() -> Answer {
+    json([shown("host", "host"), shown("none", "null")])
+}
+
+pub async fn network(Path(name): Path<String>) -> Answer {
+    match name.as_str() {
+        "host" => json(shown("host", "host")),
+        "none" => json(shown("none", "null")),
+        _ => Err(ApiError::missing(format!("network {name} not found")).into()),
+    }
+}
