@@ -27,7 +27,7 @@ enum Verb {
     /// Fills a state folder with the images and the first generation of a release.
     Seed(seed::Args),
     #[command(flatten)]
-    Client(client::Verb),
+    Client(Box<client::Verb>),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +59,11 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Daemon(args) => runtime.block_on(daemon::run(&args)).map(|()| ExitCode::SUCCESS),
         Verb::Seed(args) => seed::run(&args).map(|()| ExitCode::SUCCESS),
-        Verb::Client(verb) => runtime.block_on(client::run(verb)),
+        Verb::Client(verb) => {
+            let code = runtime.block_on(client::run(verb));
+            // A thread may hang in a read of the terminal: it is not waited for.
+            runtime.shutdown_background();
+            code
+        }
     }
 }

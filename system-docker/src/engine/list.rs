@@ -181,16 +181,16 @@ fn status(container: &Container, record: &Record) -> String {
 fn duration(seconds: i64) -> String {
     let (minutes, hours) = (seconds / 60, seconds / 3600);
     match seconds {
-        ..1 => "Less than a second".into(),
+        ..=0 => "Less than a second".into(),
         1 => "1 second".into(),
-        ..60 => format!("{seconds} seconds"),
+        2..60 => format!("{seconds} seconds"),
         60..120 => "About a minute".into(),
-        ..3600 => format!("{minutes} minutes"),
+        120..3600 => format!("{minutes} minutes"),
         3600..7200 => "About an hour".into(),
-        ..172_800 => format!("{hours} hours"),
-        ..1_209_600 => format!("{} days", hours / 24),
-        ..5_184_000 => format!("{} weeks", hours / 24 / 7),
-        ..63_072_000 => format!("{} months", hours / 24 / 30),
+        7200..172_800 => format!("{hours} hours"),
+        172_800..1_209_600 => format!("{} days", hours / 24),
+        1_209_600..5_184_000 => format!("{} weeks", hours / 24 / 7),
+        5_184_000..63_072_000 => format!("{} months", hours / 24 / 30),
         _ => format!("{} years", hours / 24 / 365),
     }
 }
