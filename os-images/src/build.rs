@@ -279,7 +279,10 @@ impl Build {
                 ("HOME".into(), "/".into()),
             ]),
             entrypoint: entrypoint.map(str::to_owned).to_vec(),
-            labels: BTreeMap::from([(labels::RELEASE.into(), release.version.clone())]),
+            labels: BTreeMap::from([
+                (labels::RELEASE.into(), release.version.clone()),
+                (labels::RELEASE_LOCK.into(), release.to_yaml()),
+            ]),
             ..Run::default()
         };
         self.blobs.image(layers, &run)

@@ -53,7 +53,12 @@ pub fn request_of_init(control: &Path, request: InitRequest) -> Result<()> {
         .write(true)
         .custom_flags(nix::libc::O_NONBLOCK)
         .open(control)
-        .with_context(|| format!("open {}: is this a machine that runs ros, and are you root?", control.display()))?;
+        .with_context(|| {
+            format!(
+                "open {}: is this a machine that runs ros, and are you root?",
+                control.display()
+            )
+        })?;
     fifo.write_all(format!("{}\n", request.word()).as_bytes())
         .with_context(|| format!("write {}", control.display()))
 }
@@ -70,7 +75,8 @@ mod tests {
         let fifo = dir.path().join("init.ctl");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(request_of_init(&fifo, InitRequest::Halt).is_err(), "nobody reads");
-        let mut reader = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&fifo).unwrap();
+        let mut reader =
+            OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&fifo).unwrap();
         request_of_init(&fifo, InitRequest::Halt).unwrap();
         let mut text = [0; 16];
         let length = reader.read(&mut text).unwrap();

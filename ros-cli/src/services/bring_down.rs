@@ -47,7 +47,9 @@ async fn stop(engine: &Engine, name: &str, deadline: Instant) {
 /// The grace that the container was made with.
 async fn grace_ms(engine: &Engine, name: &str) -> u64 {
     let container = engine.inspect(name).await.ok().flatten();
-    let seconds = container.and_then(|container| container.config?.stop_timeout).and_then(|s| u64::try_from(s).ok());
+    let seconds = container
+        .and_then(|container| container.config?.stop_timeout)
+        .and_then(|s| u64::try_from(s).ok());
     seconds.map_or_else(|| container::grace_ms(&ServiceSpec::default()), |seconds| seconds * 1000)
 }
 
@@ -69,10 +71,12 @@ fn order() -> Vec<Vec<String>> {
 /// Names of running containers in the order in which they stop: no services, services that are not in
 /// `order`, then `order` from its end.
 fn waves(running: Vec<ContainerSummary>, order: &[Vec<String>]) -> Vec<Vec<String>> {
-    let position = |name: &str| order.iter().position(|wave| wave.iter().any(|service| service == name));
+    let position =
+        |name: &str| order.iter().position(|wave| wave.iter().any(|service| service == name));
     let mut waves: BTreeMap<usize, Vec<String>> = BTreeMap::new();
     for container in running {
-        let service = container.labels.as_ref().and_then(|labels| labels.get(labels::SERVICE_NAME)).cloned();
+        let service =
+            container.labels.as_ref().and_then(|labels| labels.get(labels::SERVICE_NAME)).cloned();
         let (at, name) = match service {
             Some(name) => (position(&name).map_or(1, |at| 1 + order.len() - at), Some(name)),
             None => (0, container.id),
@@ -89,13 +93,18 @@ mod tests {
     use super::*;
 
     fn running(id: &str, service: Option<&str>) -> ContainerSummary {
-        let label = |name: &str| HashMap::from([(labels::SERVICE_NAME.to_owned(), name.to_owned())]);
+        let label =
+            |name: &str| HashMap::from([(labels::SERVICE_NAME.to_owned(), name.to_owned())]);
         ContainerSummary { id: Some(id.into()), labels: service.map(label), ..Default::default() }
     }
 
     #[test]
     fn the_last_started_stops_first() {
-        let order = [vec!["udev".to_owned()], vec!["network".to_owned()], vec!["console".into(), "ntp".into()]];
+        let order = [
+            vec!["udev".to_owned()],
+            vec!["network".to_owned()],
+            vec!["console".into(), "ntp".into()],
+        ];
         let containers = vec![
             running("1", Some("udev")),
             running("2", Some("console")),
@@ -104,7 +113,8 @@ mod tests {
             running("5", Some("network")),
             running("6", Some("stranger")),
         ];
-        let expected = [vec!["3"], vec!["stranger"], vec!["console", "ntp"], vec!["network"], vec!["udev"]];
+        let expected =
+            [vec!["3"], vec!["stranger"], vec!["console", "ntp"], vec!["network"], vec!["udev"]];
         assert_eq!(waves(containers, &order), expected);
         assert!(waves(Vec::new(), &order).is_empty());
     }

@@ -57,8 +57,15 @@ pub async fn bring_up() -> Result<ServicesReport> {
     let running = Running::read()?;
     let report = ServicesReport { generation: running.generation, start_ms, ..Default::default() };
     let (started, settled) = (BTreeSet::new(), BTreeSet::new());
-    let mut all =
-        BringUp { engine, running, roster: Roster::default(), plan: Plan::default(), started, settled, report };
+    let mut all = BringUp {
+        engine,
+        running,
+        roster: Roster::default(),
+        plan: Plan::default(),
+        started,
+        settled,
+        report,
+    };
     all.read_configuration().await;
     all.remove_strangers().await;
     all.run().await;
@@ -75,11 +82,18 @@ impl BringUp {
         }
         self.roster = Roster::read(&self.engine, &self.running, &configuration.services()).await;
         let asked = cloud_init::network_source(&configuration.settings).is_some();
-        if asked && let Some(service) = self.roster.services.get(cloud_init::SERVICE).map(cloud_init::network_service) {
+        if asked
+            && let Some(service) =
+                self.roster.services.get(cloud_init::SERVICE).map(cloud_init::network_service)
+        {
             self.roster.services.insert(service.name.clone(), service);
         }
-        let specs: BTreeMap<String, ServiceSpec> =
-            self.roster.services.iter().map(|(name, service)| (name.clone(), service.spec.clone())).collect();
+        let specs: BTreeMap<String, ServiceSpec> = self
+            .roster
+            .services
+            .iter()
+            .map(|(name, service)| (name.clone(), service.spec.clone()))
+            .collect();
         self.plan = Plan::of(&specs);
         let warnings = [self.roster.warnings.clone(), self.plan.warnings.clone()].concat();
         warnings.iter().for_each(|warning| self.warn(warning));
@@ -99,7 +113,11 @@ impl BringUp {
     fn give_up_missing(&mut self) {
         for (name, reason) in self.roster.missing.clone() {
             if self.started.insert(name.clone()) {
-                self.report.services.push(ServiceReport::starting(&name, &ServiceSpec::default(), Vec::new()));
+                self.report.services.push(ServiceReport::starting(
+                    &name,
+                    &ServiceSpec::default(),
+                    Vec::new(),
+                ));
                 self.settle(&name, true, Err(anyhow::anyhow!(reason)));
             }
         }
@@ -131,7 +149,6 @@ impl BringUp {
             for name in self.plan.startable(&self.started, &self.settled) {
                 self.start(&name, &mut tasks);
             }
-            self.write();
             let Some(answer) = tasks.join_next().await else { return };
             match answer {
                 Ok((name, outcome)) => self.settled(&name, outcome).await,
@@ -146,11 +163,14 @@ impl BringUp {
         let after = self.plan.waits_for(name).map(str::to_owned).collect();
         self.report.services.push(ServiceReport::starting(name, &service.spec, after));
         let (engine, generation) = (self.engine.clone(), self.running.generation);
-        tasks.spawn(async move { (service.name.clone(), make_ready(&engine, &service, generation).await) });
+        tasks.spawn(async move {
+            (service.name.clone(), make_ready(&engine, &service, generation).await)
+        });
     }
 
     async fn settled(&mut self, name: &str, outcome: Result<()>) {
-        let essential = self.roster.services.get(name).is_some_and(|service| service.spec.ros.essential);
+        let essential =
+            self.roster.services.get(name).is_some_and(|service| service.spec.ros.essential);
         let ready = outcome.is_ok();
         self.settle(name, essential, outcome);
         if name == cloud_init::SERVICE || name == cloud_init::NETWORK_SERVICE {
@@ -192,13 +212,17 @@ impl BringUp {
     fn finish(mut self) -> ServicesReport {
         let now = uptime_ms();
         let sick = self.report.sick_essentials();
-        self.report.end_ms = Some(now);
-        self.report.healthy = Some(sick.is_empty());
+        self.report.end_ms = now;
+        self.report.healthy = sick.is_empty();
         self.write();
         let version = &self.running.release.version;
-        let ready = self.report.services.iter().filter(|service| service.outcome == Outcome::Ready).count();
+        let ready =
+            self.report.services.iter().filter(|service| service.outcome == Outcome::Ready).count();
         let all = self.report.services.len();
-        say(&format!("{version}: {ready} of {all} services ready, {} after the kernel started", seconds(now)));
+        say(&format!(
+            "{version}: {ready} of {all} services ready, {} after the kernel started",
+            seconds(now)
+        ));
         self.report
     }
 }

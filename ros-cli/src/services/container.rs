@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
 use bollard::models::{
-    ContainerCreateBody, DeviceMapping, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, DeviceMapping, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum,
+    RestartPolicy, RestartPolicyNameEnum,
 };
 use ros_api::service::{Healthcheck, parse_duration_ms};
 use ros_api::{Digest, ServiceSpec, labels};
@@ -68,7 +68,13 @@ impl Service {
             image: Some(self.image.clone()),
             cmd: list(&spec.command),
             entrypoint: list(&spec.entrypoint),
-            env: list(&spec.environment.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()),
+            env: list(
+                &spec
+                    .environment
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value}"))
+                    .collect::<Vec<_>>(),
+            ),
             user: spec.user.clone(),
             labels: Some(all_labels),
             stop_signal: spec.stop_signal.clone(),
@@ -94,10 +100,13 @@ impl Service {
             privileged: Some(spec.privileged),
             cap_drop: (!spec.privileged).then(|| vec!["ALL".into()]),
             cap_add: list(&spec.cap_add),
-            devices: some(spec.devices.iter().map(|device| device_mapping(device)).collect::<Result<_>>()?),
+            devices: some(
+                spec.devices.iter().map(|device| device_mapping(device)).collect::<Result<_>>()?,
+            ),
             device_cgroup_rules: list(&spec.device_cgroup_rules),
             binds: list(&spec.volumes),
-            tmpfs: (!spec.tmpfs.is_empty()).then(|| spec.tmpfs.iter().map(|mount| tmpfs(mount)).collect()),
+            tmpfs: (!spec.tmpfs.is_empty())
+                .then(|| spec.tmpfs.iter().map(|mount| tmpfs(mount)).collect()),
             readonly_rootfs: Some(spec.read_only),
             security_opt: some(security_opt(spec)),
             restart_policy: Some(restart_policy(spec)?),
@@ -127,7 +136,8 @@ fn some<T>(items: Vec<T>) -> Option<Vec<T>> {
 fn health_config(check: &Healthcheck) -> Result<HealthConfig> {
     let nanoseconds = |name: &str, text: &Option<String>| -> Result<Option<i64>> {
         let Some(text) = text else { return Ok(None) };
-        let ms = parse_duration_ms(text).with_context(|| format!("healthcheck.{name}: {text:?} is not a duration"))?;
+        let ms = parse_duration_ms(text)
+            .with_context(|| format!("healthcheck.{name}: {text:?} is not a duration"))?;
         Ok(Some(i64::try_from(ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX)))
     };
     Ok(HealthConfig {
@@ -191,9 +201,11 @@ fn restart_policy(spec: &ServiceSpec) -> Result<RestartPolicy> {
         _ => bail!("restart: {text:?}: expected no, always, on-failure[:N] or unless-stopped"),
     };
     let maximum_retry_count = match count {
-        Some(count) if name == RestartPolicyNameEnum::ON_FAILURE => {
-            Some(count.parse().with_context(|| format!("restart: {text:?}: {count:?} is not a number"))?)
-        }
+        Some(count) if name == RestartPolicyNameEnum::ON_FAILURE => Some(
+            count
+                .parse()
+                .with_context(|| format!("restart: {text:?}: {count:?} is not a number"))?,
+        ),
         Some(_) => bail!("restart: {text:?}: only on-failure takes a number"),
         None => None,
     };
@@ -250,8 +262,13 @@ mod tests {
             ("restart: sometimes", None),
         ];
         for (yaml, expected) in table {
-            let policy = service(yaml).create_body(1).ok().and_then(|body| body.host_config?.restart_policy);
-            assert_eq!(policy.map(|p| (p.name.unwrap(), p.maximum_retry_count)), expected, "{yaml}");
+            let policy =
+                service(yaml).create_body(1).ok().and_then(|body| body.host_config?.restart_policy);
+            assert_eq!(
+                policy.map(|p| (p.name.unwrap(), p.maximum_retry_count)),
+                expected,
+                "{yaml}"
+            );
         }
     }
 
@@ -286,7 +303,10 @@ mod tests {
         .create_body(7)
         .unwrap();
         let health = body.healthcheck.unwrap();
-        assert_eq!((health.interval, health.start_interval), (Some(30_000_000_000), Some(200_000_000)));
+        assert_eq!(
+            (health.interval, health.start_interval),
+            (Some(30_000_000_000), Some(200_000_000))
+        );
         assert_eq!(body.stop_timeout, Some(2));
         assert_eq!(body.env, Some(vec!["A=b".into()]));
         let labels = body.labels.unwrap();
@@ -294,7 +314,10 @@ mod tests {
         let host = body.host_config.unwrap();
         assert_eq!(host.binds, Some(vec!["/dev:/dev:rslave".into(), "data:/data".into()]));
         assert_eq!(host.tmpfs.unwrap()["/tmp"], "size=1m");
-        assert_eq!((host.readonly_rootfs, host.cap_add), (Some(true), Some(vec!["NET_ADMIN".into()])));
+        assert_eq!(
+            (host.readonly_rootfs, host.cap_add),
+            (Some(true), Some(vec!["NET_ADMIN".into()]))
+        );
     }
 
     #[test]

@@ -32,7 +32,9 @@ impl Definition {
         match change {
             Some(Value::Object(change)) => merge(&mut keys, change),
             Some(Value::Null) | None => {}
-            Some(Value::Bool(enabled)) => merge(&mut keys, &Map::from_iter([("enabled".into(), json!(enabled))])),
+            Some(Value::Bool(enabled)) => {
+                merge(&mut keys, &Map::from_iter([("enabled".into(), json!(enabled))]))
+            }
             Some(_) => warnings.push(format!("services.{name}: expected a map of keys")),
         }
         let enabled = !matches!(keys.remove("enabled"), Some(Value::Bool(false)));
@@ -109,18 +111,29 @@ mod tests {
 
     #[test]
     fn maps_merge_and_lists_replace() {
-        let merged = with(json!({"cap_add": ["B"], "environment": {"Y": "3"}, "x-ros": {"after": ["b"]}}));
+        let merged =
+            with(json!({"cap_add": ["B"], "environment": {"Y": "3"}, "x-ros": {"after": ["b"]}}));
         assert_eq!(merged.spec.cap_add, ["B"]);
-        assert_eq!((merged.spec.environment["X"].as_str(), merged.spec.environment["Y"].as_str()), ("1", "3"));
+        assert_eq!(
+            (merged.spec.environment["X"].as_str(), merged.spec.environment["Y"].as_str()),
+            ("1", "3")
+        );
         assert_eq!(merged.spec.ros.after, ["b"]);
         assert!(merged.spec.ros.essential && merged.enabled && merged.warnings.is_empty());
     }
 
     #[test]
     fn what_cannot_be_read_is_left_out_with_a_warning() {
-        let merged = with(json!({"cap_ad": ["B"], "privileged": "yes", "x-ros": {"afther": [], "oneshot": true}}));
+        let merged = with(
+            json!({"cap_ad": ["B"], "privileged": "yes", "x-ros": {"afther": [], "oneshot": true}}),
+        );
         assert_eq!(merged.warnings.len(), 3, "{:?}", merged.warnings);
-        assert!(merged.warnings.iter().any(|warning| warning.starts_with("services.s.x-ros.afther is left out: unknown")));
+        assert!(
+            merged
+                .warnings
+                .iter()
+                .any(|warning| warning.starts_with("services.s.x-ros.afther is left out: unknown"))
+        );
         assert!(merged.spec.ros.oneshot && merged.spec.ros.essential && !merged.spec.privileged);
         assert_eq!(merged.spec.cap_add, ["A"]);
         assert_eq!(Definition::of("s", Some("{"), None).warnings.len(), 1);
@@ -131,7 +144,8 @@ mod tests {
     fn a_service_can_be_switched_off_or_brought_along() {
         assert!(!with(json!({"enabled": false})).enabled);
         assert!(!with(json!(false)).enabled);
-        let own = Definition::of("mine", None, Some(&json!({"image": "busybox:1", "command": ["true"]})));
+        let own =
+            Definition::of("mine", None, Some(&json!({"image": "busybox:1", "command": ["true"]})));
         assert_eq!((own.image.as_deref(), own.enabled), (Some("busybox:1"), true));
         assert_eq!(own.spec.command, ["true"]);
     }

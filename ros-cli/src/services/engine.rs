@@ -14,8 +14,9 @@ use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerState, ContainerSummary, ImageInspect};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
-    RenameContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder,
+    RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder, StartContainerOptions,
+    StopContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
 use ros_api::{labels, paths};
@@ -53,10 +54,12 @@ impl Engine {
     /// # Errors
     /// When the address cannot be used.
     pub fn connect() -> Result<Self> {
-        let host = std::env::var(HOST_VARIABLE).unwrap_or_else(|_| paths::SYSTEM_DOCKER_SOCKET.into());
+        let host =
+            std::env::var(HOST_VARIABLE).unwrap_or_else(|_| paths::SYSTEM_DOCKER_SOCKET.into());
         let socket = host.strip_prefix("unix://").unwrap_or(&host);
-        let docker = Docker::connect_with_unix(socket, REQUEST_TIMEOUT, bollard::API_DEFAULT_VERSION)
-            .with_context(|| format!("connect to {socket}"))?;
+        let docker =
+            Docker::connect_with_unix(socket, REQUEST_TIMEOUT, bollard::API_DEFAULT_VERSION)
+                .with_context(|| format!("connect to {socket}"))?;
         Ok(Self { docker })
     }
 
@@ -80,7 +83,10 @@ impl Engine {
                 Err(_) => anyhow!("no answer"),
             };
             if Instant::now() + pause >= deadline {
-                return Err(error.context(format!("system-docker did not answer within {} s", limit.as_secs())));
+                return Err(error.context(format!(
+                    "system-docker did not answer within {} s",
+                    limit.as_secs()
+                )));
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(200));
@@ -93,7 +99,9 @@ impl Engine {
     /// When none is, or the daemon fails.
     pub async fn image(&self, names: &[String]) -> Result<(String, ImageInspect)> {
         for name in names {
-            if let Some(image) = found(self.docker.inspect_image(name).await).context("inspect image")? {
+            if let Some(image) =
+                found(self.docker.inspect_image(name).await).context("inspect image")?
+            {
                 return Ok((name.clone(), image));
             }
         }
@@ -116,7 +124,8 @@ impl Engine {
     /// # Errors
     /// When the daemon fails.
     pub async fn inspect(&self, name: &str) -> Result<Option<ContainerInspectResponse>> {
-        found(self.docker.inspect_container(name, None).await).with_context(|| format!("inspect {name}"))
+        found(self.docker.inspect_container(name, None).await)
+            .with_context(|| format!("inspect {name}"))
     }
 
     /// Makes sure that the service's container is there and as defined; it is not started.
@@ -138,14 +147,20 @@ impl Engine {
         self.stop(&service.name, service.grace_ms()).await?;
         self.remove(&service.name).await?;
         let options = RenameContainerOptionsBuilder::default().name(&service.name).build();
-        self.docker.rename_container(&next, options).await.with_context(|| format!("rename {next}"))?;
+        self.docker
+            .rename_container(&next, options)
+            .await
+            .with_context(|| format!("rename {next}"))?;
         Ok(Container::Created)
     }
 
     async fn create(&self, service: &Service, name: &str, generation: u32) -> Result<()> {
         let body = service.create_body(generation)?;
         let options = CreateContainerOptionsBuilder::default().name(name).build();
-        self.docker.create_container(Some(options), body).await.with_context(|| format!("create {name}"))?;
+        self.docker
+            .create_container(Some(options), body)
+            .await
+            .with_context(|| format!("create {name}"))?;
         Ok(())
     }
 
@@ -155,7 +170,8 @@ impl Engine {
     /// When it cannot be started.
     pub async fn start(&self, name: &str) -> Result<()> {
         let options = None::<StartContainerOptions>;
-        unless(304, self.docker.start_container(name, options).await).with_context(|| format!("start {name}"))
+        unless(304, self.docker.start_container(name, options).await)
+            .with_context(|| format!("start {name}"))
     }
 
     /// Stops a container, killing it when its grace is over; one that does not run is as good.
@@ -175,7 +191,8 @@ impl Engine {
     /// When it cannot be removed.
     pub async fn remove(&self, name: &str) -> Result<()> {
         let options = RemoveContainerOptionsBuilder::default().force(true).build();
-        found(self.docker.remove_container(name, Some(options)).await).with_context(|| format!("remove {name}"))?;
+        found(self.docker.remove_container(name, Some(options)).await)
+            .with_context(|| format!("remove {name}"))?;
         Ok(())
     }
 
@@ -237,7 +254,9 @@ fn found<T>(answer: Result<T, Error>) -> Result<Option<T>> {
 /// Success, and the one answer that says "it is so already" (`304 Not Modified`).
 fn unless(status: u16, answer: Result<(), Error>) -> Result<()> {
     match answer {
-        Err(Error::DockerResponseServerError { status_code, .. }) if status_code == status => Ok(()),
+        Err(Error::DockerResponseServerError { status_code, .. }) if status_code == status => {
+            Ok(())
+        }
         other => Ok(other?),
     }
 }

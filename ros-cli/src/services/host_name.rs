@@ -13,7 +13,8 @@ const OWN: &str = "127.0.1.1";
 /// # Errors
 /// When the kernel refuses.
 pub fn set(name: &str) -> Result<()> {
-    rustix::system::sethostname(short(name).as_bytes()).with_context(|| format!("set host name {name}"))
+    rustix::system::sethostname(short(name).as_bytes())
+        .with_context(|| format!("set host name {name}"))
 }
 
 /// Repeats `name` in `/etc/hostname` and `/etc/hosts` below `root`. They are written in place: they may be
@@ -24,8 +25,10 @@ pub fn set(name: &str) -> Result<()> {
 pub fn write(root: &Path, name: &str) -> Result<()> {
     let (own, hosts) = (root.join("etc/hostname"), root.join("etc/hosts"));
     let old = fs::read_to_string(&hosts).unwrap_or_default();
-    fs::write(&own, format!("{}\n", short(name))).with_context(|| format!("write {}", own.display()))?;
-    fs::write(&hosts, with_own_line(&old, name)).with_context(|| format!("write {}", hosts.display()))
+    fs::write(&own, format!("{}\n", short(name)))
+        .with_context(|| format!("write {}", own.display()))?;
+    fs::write(&hosts, with_own_line(&old, name))
+        .with_context(|| format!("write {}", hosts.display()))
 }
 
 fn short(name: &str) -> &str {
@@ -41,7 +44,8 @@ fn with_own_line(hosts: &str, name: &str) -> String {
         text.push_str(line);
         text.push('\n');
     }
-    let names = if short(name) == name { name.to_owned() } else { format!("{name} {}", short(name)) };
+    let names =
+        if short(name) == name { name.to_owned() } else { format!("{name} {}", short(name)) };
     text + &format!("{OWN}\t{names}\n")
 }
 
@@ -54,6 +58,9 @@ mod tests {
         let first = with_own_line("", "a.example");
         assert_eq!(first, "127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\ta.example a\n");
         let hosts = "127.0.0.1 localhost\n127.0.1.1 old\n10.0.0.1 other\n";
-        assert_eq!(with_own_line(hosts, "new"), "127.0.0.1 localhost\n10.0.0.1 other\n127.0.1.1\tnew\n");
+        assert_eq!(
+            with_own_line(hosts, "new"),
+            "127.0.0.1 localhost\n10.0.0.1 other\n127.0.1.1\tnew\n"
+        );
     }
 }

@@ -39,7 +39,8 @@ impl Mount {
 
     /// The program that does it, with its arguments.
     fn command(&self) -> Vec<String> {
-        let options: Vec<&str> = self.options.split(',').filter(|option| concerns_mount(option)).collect();
+        let options: Vec<&str> =
+            self.options.split(',').filter(|option| concerns_mount(option)).collect();
         let options = options.join(",");
         let mut words = Vec::new();
         if self.is_swap() {
@@ -60,7 +61,8 @@ impl Mount {
 
 /// Options that are for whoever reads fstab, not for the kernel.
 fn concerns_mount(option: &str) -> bool {
-    !matches!(option, "" | "defaults" | "nofail" | "auto" | "noauto" | "_netdev") && !option.starts_with("x-")
+    !matches!(option, "" | "defaults" | "nofail" | "auto" | "noauto" | "_netdev")
+        && !option.starts_with("x-")
 }
 
 /// Mounts all that is not mounted; what went wrong is answered, and the rest is done all the same.
@@ -68,7 +70,11 @@ fn concerns_mount(option: &str) -> bool {
 pub fn apply(mounts: &[Mount]) -> Vec<String> {
     mounts
         .iter()
-        .filter_map(|mount| one(mount).err().map(|error| format!("mounts: {} on {}: {error:#}", mount.source, mount.target)))
+        .filter_map(|mount| {
+            one(mount)
+                .err()
+                .map(|error| format!("mounts: {} on {}: {error:#}", mount.source, mount.target))
+        })
         .collect()
 }
 
@@ -85,7 +91,10 @@ fn one(mount: &Mount) -> Result<()> {
     if Path::new(BUSYBOX).exists() {
         command.insert(0, BUSYBOX.into());
     }
-    let ended = Command::new(&command[0]).args(&command[1..]).output().with_context(|| format!("run {}", command[0]))?;
+    let ended = Command::new(&command[0])
+        .args(&command[1..])
+        .output()
+        .with_context(|| format!("run {}", command[0]))?;
     ensure!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr).trim());
     Ok(())
 }
@@ -109,7 +118,10 @@ mod tests {
             options: options.into(),
         };
         let table = [
-            (mount("LABEL=data", "/mnt/data", "ext4", "defaults,nofail"), "mount -t ext4 LABEL=data /mnt/data"),
+            (
+                mount("LABEL=data", "/mnt/data", "ext4", "defaults,nofail"),
+                "mount -t ext4 LABEL=data /mnt/data",
+            ),
             (mount("/dev/vdb", "/d", "auto", "ro,noatime"), "mount -o ro,noatime /dev/vdb /d"),
             (mount("/a", "/b", "none", "bind"), "mount -o bind /a /b"),
             (mount("tmpfs", "/t", "tmpfs", "size=1m"), "mount -t tmpfs -o size=1m tmpfs /t"),

@@ -64,7 +64,8 @@ impl Plan {
             waits.remove(first);
         }
         let path = cycle.join(" after ");
-        self.warnings.push(format!("{path} after {first} is a cycle: {last} does not wait for {first}"));
+        self.warnings
+            .push(format!("{path} after {first} is a cycle: {last} does not wait for {first}"));
     }
 }
 
@@ -72,7 +73,9 @@ fn edges(services: &BTreeMap<String, ServiceSpec>) -> BTreeMap<String, BTreeSet<
     let mut waits: BTreeMap<String, BTreeSet<String>> =
         services.keys().map(|name| (name.clone(), BTreeSet::new())).collect();
     let mut add = |waiter: &String, on: &String| {
-        if services.contains_key(on) && let Some(waits) = waits.get_mut(waiter) {
+        if services.contains_key(on)
+            && let Some(waits) = waits.get_mut(waiter)
+        {
             waits.insert(on.clone());
         }
     };
@@ -112,7 +115,10 @@ fn cycle_from<'a>(
 mod tests {
     use super::*;
 
-    fn services(list: &[(&str, &[&str], &[&str])]) -> BTreeMap<String, ServiceSpec> {
+    /// A service, what it starts after, and before what.
+    type Row = (&'static str, &'static [&'static str], &'static [&'static str]);
+
+    fn services(list: &[Row]) -> BTreeMap<String, ServiceSpec> {
         let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         list.iter()
             .map(|(name, after, before)| {
@@ -126,7 +132,7 @@ mod tests {
 
     #[test]
     fn waves_follow_after_and_before() {
-        let table: &[(&[(&str, &[&str], &[&str])], &[&[&str]])] = &[
+        let table: &[(&[Row], &[&[&str]])] = &[
             (&[], &[]),
             (&[("b", &[], &[]), ("a", &[], &[])], &[&["a", "b"]]),
             (&[("a", &["b"], &[]), ("b", &["c"], &[]), ("c", &[], &[])], &[&["c"], &["b"], &["a"]]),
@@ -151,10 +157,18 @@ mod tests {
 
     #[test]
     fn a_cycle_is_cut_with_a_warning() {
-        let plan = Plan::of(&services(&[("a", &["c"], &[]), ("b", &["a"], &[]), ("c", &["b"], &[]), ("d", &["d"], &[])]));
+        let plan = Plan::of(&services(&[
+            ("a", &["c"], &[]),
+            ("b", &["a"], &[]),
+            ("c", &["b"], &[]),
+            ("d", &["d"], &[]),
+        ]));
         assert_eq!(
             plan.warnings,
-            ["a after c after b after a is a cycle: b does not wait for a", "d after d is a cycle: d does not wait for d"]
+            [
+                "a after c after b after a is a cycle: b does not wait for a",
+                "d after d is a cycle: d does not wait for d"
+            ]
         );
         assert_eq!(plan.waves(), [vec!["b", "d"], vec!["c"], vec!["a"]]);
     }
@@ -204,7 +218,11 @@ mod tests {
             assert_eq!(done.len(), specs.len());
             let edges: usize = edges(&specs).values().map(BTreeSet::len).sum();
             let kept: usize = plan.waits.values().map(BTreeSet::len).sum();
-            assert_eq!(edges - kept, plan.warnings.len(), "one warning for each edge dropped, no other is lost");
+            assert_eq!(
+                edges - kept,
+                plan.warnings.len(),
+                "one warning for each edge dropped, no other is lost"
+            );
         }
     }
 }

@@ -29,7 +29,10 @@ pub fn seconds(ms: u64) -> String {
 fn log(level: u8, text: &str) {
     for line in text.lines() {
         let record = format!("<{level}>ros: {line}\n");
-        let told = fs::OpenOptions::new().write(true).open("/dev/kmsg").and_then(|mut log| log.write_all(record.as_bytes()));
+        let told = fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/kmsg")
+            .and_then(|mut log| log.write_all(record.as_bytes()));
         if told.is_err() {
             eprintln!("ros: {line}");
         }

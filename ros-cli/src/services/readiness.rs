@@ -30,7 +30,9 @@ pub fn judge(state: &ContainerState, oneshot: bool) -> Readiness {
         (Status::EXITED | Status::DEAD, true) => Readiness::Sick(ended(state)),
         (_, true) => Readiness::NotYet("did not end".into()),
         (Status::RUNNING, false) => healthy(state),
-        (Status::EXITED | Status::DEAD | Status::RESTARTING, false) => Readiness::NotYet(ended(state)),
+        (Status::EXITED | Status::DEAD | Status::RESTARTING, false) => {
+            Readiness::NotYet(ended(state))
+        }
         (other, false) => Readiness::NotYet(format!("is {other}")),
     }
 }
@@ -38,11 +40,17 @@ pub fn judge(state: &ContainerState, oneshot: bool) -> Readiness {
 fn healthy(state: &ContainerState) -> Readiness {
     let Some(health) = &state.health else { return Readiness::Ready };
     match health.status {
-        None | Some(HealthStatusEnum::EMPTY | HealthStatusEnum::NONE | HealthStatusEnum::HEALTHY) => Readiness::Ready,
+        None
+        | Some(HealthStatusEnum::EMPTY | HealthStatusEnum::NONE | HealthStatusEnum::HEALTHY) => {
+            Readiness::Ready
+        }
         Some(_) => {
             let last = health.log.iter().flatten().last();
             let said = last.and_then(|probe| probe.output.as_deref()).map_or("", str::trim);
-            Readiness::NotYet(format!("not healthy{}{said}", if said.is_empty() { "" } else { ": " }))
+            Readiness::NotYet(format!(
+                "not healthy{}{said}",
+                if said.is_empty() { "" } else { ": " }
+            ))
         }
     }
 }
@@ -62,8 +70,13 @@ mod tests {
     use super::*;
 
     fn state(status: Status, code: i64, health: Option<HealthStatusEnum>) -> ContainerState {
-        let log = vec![HealthcheckResult { output: Some("no route\n".into()), ..Default::default() }];
-        let health = health.map(|status| Health { status: Some(status), log: Some(log), ..Default::default() });
+        let log =
+            vec![HealthcheckResult { output: Some("no route\n".into()), ..Default::default() }];
+        let health = health.map(|status| Health {
+            status: Some(status),
+            log: Some(log),
+            ..Default::default()
+        });
         ContainerState { status: Some(status), exit_code: Some(code), health, ..Default::default() }
     }
 
@@ -76,8 +89,16 @@ mod tests {
             (state(Status::RUNNING, 0, None), true, not_yet("did not end")),
             (state(Status::CREATED, 0, None), true, not_yet("did not end")),
             (state(Status::RUNNING, 0, None), false, Readiness::Ready),
-            (state(Status::RUNNING, 0, Some(HealthStatusEnum::STARTING)), false, not_yet("not healthy: no route")),
-            (state(Status::RUNNING, 0, Some(HealthStatusEnum::UNHEALTHY)), false, not_yet("not healthy: no route")),
+            (
+                state(Status::RUNNING, 0, Some(HealthStatusEnum::STARTING)),
+                false,
+                not_yet("not healthy: no route"),
+            ),
+            (
+                state(Status::RUNNING, 0, Some(HealthStatusEnum::UNHEALTHY)),
+                false,
+                not_yet("not healthy: no route"),
+            ),
             (state(Status::RUNNING, 0, Some(HealthStatusEnum::HEALTHY)), false, Readiness::Ready),
             (state(Status::RESTARTING, 1, None), false, not_yet("ended with 1")),
             (state(Status::CREATED, 0, None), false, not_yet("is created")),

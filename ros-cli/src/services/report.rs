@@ -1,4 +1,4 @@
-//! `/run/ros/services.json`: what `ros bring-up` did, with times; rewritten as each service settles.
+//! `/run/ros/services.json`: what `ros bring-up` did, with times; written when every service has settled.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ pub struct ServicesReport {
     pub generation: u32,
     /// When bring-up began.
     pub start_ms: u64,
-    /// When the last service settled; absent while some have not.
-    pub end_ms: Option<u64>,
-    /// Whether every essential service is ready; absent until that is known.
-    pub healthy: Option<bool>,
+    /// When the last service settled.
+    pub end_ms: u64,
+    /// Whether every essential service is ready.
+    pub healthy: bool,
     /// What was wrong with configuration and definitions, for people.
     pub warnings: Vec<String>,
     /// Each service, in the order in which they started.

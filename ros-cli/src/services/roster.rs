@@ -31,11 +31,13 @@ impl Running {
     /// # Errors
     /// When there is no release to run.
     pub fn read() -> Result<Self> {
-        let text = std::fs::read_to_string(paths::RUN_RELEASE).with_context(|| format!("read {}", paths::RUN_RELEASE))?;
+        let text = std::fs::read_to_string(paths::RUN_RELEASE)
+            .with_context(|| format!("read {}", paths::RUN_RELEASE))?;
         let release = Release::parse(&text)?;
         let generation = boot_report().and_then(|report| report.generation).unwrap_or(0);
         let installed = Generations::at(Path::new(paths::GENERATIONS)).get(generation);
-        let fallback = || Reference { registry: None, repository: "os".into(), tag: None, digest: None };
+        let fallback =
+            || Reference { registry: None, repository: "os".into(), tag: None, digest: None };
         let os = installed.map_or_else(|_| fallback(), |installed| installed.image);
         Ok(Self { generation, release, os })
     }
@@ -69,11 +71,19 @@ struct Known {
 
 impl Roster {
     /// The services of `running`, under the configuration's `changes` (`ros.services`).
-    pub async fn read(engine: &Engine, running: &Running, changes: &BTreeMap<String, Value>) -> Self {
+    pub async fn read(
+        engine: &Engine,
+        running: &Running,
+        changes: &BTreeMap<String, Value>,
+    ) -> Self {
         let mut roster = Self::default();
         for (name, service) in &running.release.services {
             let reference = running.release.service_reference(&running.os, service);
-            let names = [reference.to_string(), format!("{}@{}", service.image, service.digest), service.digest.to_string()];
+            let names = [
+                reference.to_string(),
+                format!("{}@{}", service.image, service.digest),
+                service.digest.to_string(),
+            ];
             let content = Some(service.digest.to_string());
             match known(engine, &names, content).await {
                 Ok(image) => roster.add(name, image, changes.get(name)),
@@ -97,7 +107,12 @@ impl Roster {
             self.disabled.push(name.to_owned());
             return;
         }
-        let service = Service { name: name.to_owned(), image: image.name, content: image.content, spec: definition.spec };
+        let service = Service {
+            name: name.to_owned(),
+            image: image.name,
+            content: image.content,
+            spec: definition.spec,
+        };
         self.services.insert(name.to_owned(), service);
     }
 
@@ -109,7 +124,8 @@ impl Roster {
             return;
         }
         let Some(image) = definition.image else {
-            self.warnings.push(format!("services.{name} is not in this release and names no image"));
+            self.warnings
+                .push(format!("services.{name} is not in this release and names no image"));
             return;
         };
         match known(engine, &[image], None).await {

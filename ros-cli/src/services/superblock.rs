@@ -29,9 +29,14 @@ pub struct Volume {
 #[must_use]
 pub fn volumes() -> Vec<Volume> {
     let Ok(entries) = fs::read_dir("/sys/class/block") else { return Vec::new() };
-    let mut names: Vec<_> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    let mut names: Vec<_> =
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort();
-    names.iter().filter(|name| has_medium(name)).filter_map(|name| volume(&Path::new("/dev").join(name))).collect()
+    names
+        .iter()
+        .filter(|name| has_medium(name))
+        .filter_map(|name| volume(&Path::new("/dev").join(name)))
+        .collect()
 }
 
 /// Devices without a medium are not opened: an empty drive takes its time to say so.
@@ -89,7 +94,8 @@ mod tests {
 
     #[test]
     fn what_the_tools_make_is_recognised() {
-        let table: [(&str, &[&str], Option<(&str, &str)>); 4] = [
+        type Found = Option<(&'static str, &'static str)>;
+        let table: [(&str, &[&str], Found); 4] = [
             ("mkfs.vfat", &["-n", "CIDATA"], Some(("vfat", "CIDATA"))),
             ("mkfs.vfat", &["-F", "32", "-n", "config-2"], Some(("vfat", "config-2"))),
             ("mkfs.ext4", &["-q", "-L", "cidata"], Some(("ext4", "cidata"))),
@@ -104,7 +110,11 @@ mod tests {
                 continue;
             }
             let found = identify(&head(&file).unwrap());
-            assert_eq!(found, expected.map(|(fstype, label)| (fstype, label.to_owned())), "{tool} {arguments:?}");
+            assert_eq!(
+                found,
+                expected.map(|(fstype, label)| (fstype, label.to_owned())),
+                "{tool} {arguments:?}"
+            );
         }
     }
 

@@ -10,3 +10,5 @@ pub const GENERATION: &str = "io.ros.generation";
 pub const SPEC_HASH: &str = "io.ros.service.hash";
 /// On a release image: the version, and that it is one.
 pub const RELEASE: &str = "io.ros.release";
+/// On a release image: the text of its `release.yml`, so that a plan needs no layer.
+pub const RELEASE_LOCK: &str = "io.ros.release.lock";

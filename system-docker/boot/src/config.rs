@@ -1,6 +1,9 @@
 //! What the boot stage wants of the configuration: a name, kernel settings, modules, commands. A layer that
 //! cannot be read is a complaint, and the boot goes on with the others.
 
+use cloud_config::settings::Command;
+use cloud_config::{Diagnostic, Loaded, Sources};
+
 /// Settings that are applied before the daemon starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Early {
@@ -16,5 +19,12 @@ pub struct Early {
 
 /// Reads and merges every layer; also gives the complaints.
 pub fn load() -> (Early, Vec<String>) {
-    (Early::default(), Vec::new())
+    let Loaded { settings, diagnostics, .. } = cloud_config::load(&Sources::machine());
+    let early = Early {
+        hostname: Some(settings.host_name().to_owned()),
+        sysctl: settings.ros.sysctl.into_iter().collect(),
+        modules: settings.ros.modules,
+        bootcmd: settings.bootcmd.iter().map(Command::words).collect(),
+    };
+    (early, diagnostics.iter().map(Diagnostic::line).collect())
 }

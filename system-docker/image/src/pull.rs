@@ -4,6 +4,7 @@
 //! A blob comes into `ingest/<hex>.partial`, locked by whoever writes it: a second pull of the same layer
 //! waits and then finds the layer.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
@@ -92,6 +93,8 @@ pub struct PullPlan {
     pub image: RemoteImage,
     /// The image's ID.
     pub id: ImageId,
+    /// Labels of its config.
+    pub labels: BTreeMap<String, String>,
     /// Layers that are not here.
     pub missing: Vec<Descriptor>,
     /// Bytes of config and layers that would be fetched. The (small) config is fetched by planning itself.
@@ -121,7 +124,8 @@ impl Store {
             }
         }
         let fetch = missing.iter().map(|layer| layer.size).sum::<u64>() + fetched;
-        Ok(PullPlan { id: image.manifest.config.digest, image, missing, fetch })
+        let labels = config.labels();
+        Ok(PullPlan { id: image.manifest.config.digest, image, labels, missing, fetch })
     }
 
     /// Fetches an image and names it `reference`, and `name@digest`. Dropping the future ends it; what was

@@ -224,9 +224,7 @@ impl Engine {
         auth: Option<(String, String)>,
         tell: impl Fn(Value) + Send + Sync + Clone + 'static,
     ) -> Result<()> {
-        let reference: Reference = familiar(name)
-            .parse()
-            .map_err(|e| ApiError::bad(format!("invalid reference format: {e}")))?;
+        let reference = reference(name)?;
         let registries = registries(&reference, auth)?;
         let telling = tell.clone();
         tell(
@@ -247,6 +245,32 @@ impl Engine {
         );
         self.events().other("image", "pull", &reference.to_string());
         Ok(())
+    }
+
+    /// What an image is in its registry, and what a pull of it would fetch: Docker's distribution inspect, with the
+    /// config's labels and the missing layers besides.
+    pub async fn distribution(&self, name: &str, auth: Option<(String, String)>) -> Result<Value> {
+        let reference = reference(name)?;
+        let plan = self.store.plan_pull(&reference, &registries(&reference, auth)?).await?;
+        let missing = plan
+            .missing
+            .iter()
+            .map(|layer| json!({ "Digest": layer.digest.to_string(), "Size": layer.size }));
+        Ok(json!({
+            "Descriptor": {
+                "mediaType": plan.image.media_type, "digest": plan.image.digest.to_string(), "size": plan.image.size,
+            },
+            "Platforms": [{ "architecture": "amd64", "os": "linux" }],
+            "Manifest": plan.image.manifest_digest.to_string(), "Labels": plan.labels,
+            "Missing": missing.collect::<Vec<_>>(), "Fetch": plan.fetch,
+        }))
+    }
+
+    /// Tags of a repository.
+    pub async fn tags(&self, name: &str) -> Result<Value> {
+        let reference = reference(name)?;
+        let tags = ros_image::list_tags(&reference, &registries(&reference, None)?).await?;
+        Ok(json!({ "Name": reference.name(), "Tags": tags }))
     }
 
     /// Loads an archive; blocks.
@@ -274,6 +298,10 @@ impl Engine {
     pub fn check_images(&self, names: &[String]) -> Result<()> {
         names.iter().try_for_each(|name| self.resolve(name).map(|_| ()))
     }
+}
+
+fn reference(name: &str) -> Result<Reference> {
+    familiar(name).parse().map_err(|e| ApiError::bad(format!("invalid reference format: {e}")))
 }
 
 fn tag_of(reference: &Reference) -> String {

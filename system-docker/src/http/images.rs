@@ -96,6 +96,19 @@ pub async fn pull(State(engine): App, Query(query): Ask, headers: HeaderMap) -> 
     Ok(streamed("application/json", from))
 }
 
+/// `GET /distribution/{name}/json|tags`; the tags are our own addition.
+pub async fn distribution(
+    State(engine): App,
+    Path(rest): Path<String>,
+    headers: HeaderMap,
+) -> Answer {
+    match rest.rsplit_once('/') {
+        Some((name, "json")) => json(engine.distribution(name, credentials(&headers)?).await?),
+        Some((name, "tags")) => json(engine.tags(name).await?),
+        _ => Err(ApiError::missing("page not found").into()),
+    }
+}
+
 /// User and password of `X-Registry-Auth`; a token is not one of ours.
 fn credentials(headers: &HeaderMap) -> Result<Option<(String, String)>, ApiError> {
     let Some(header) = headers.get("x-registry-auth") else { return Ok(None) };

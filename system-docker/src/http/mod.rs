@@ -95,6 +95,7 @@ fn image_routes() -> Router<Arc<Engine>> {
         .route("/images/load", post(images::load).layer(DefaultBodyLimit::disable()))
         .route("/images/get", get(images::save_all))
         .route("/images/prune", post(images::prune))
+        .route("/distribution/{*rest}", get(images::distribution))
         .route("/images/{*rest}", get(images::get).post(images::post).delete(images::remove))
 }
 
@@ -147,17 +148,8 @@ fn number(version: &str) -> Option<(u32, u32)> {
 }
 
 async fn unknown(request: Request) -> Response {
-    const REFUSED: [&str; 10] = [
-        "build",
-        "swarm",
-        "plugins",
-        "services",
-        "tasks",
-        "nodes",
-        "secrets",
-        "configs",
-        "session",
-        "distribution",
+    const REFUSED: [&str; 9] = [
+        "build", "swarm", "plugins", "services", "tasks", "nodes", "secrets", "configs", "session",
     ];
     let first = request
         .uri()

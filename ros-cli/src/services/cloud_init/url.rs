@@ -25,7 +25,9 @@ pub async fn fetch(url: &str) -> Result<Option<Vec<u8>>> {
             Err(error) => error,
         };
         let Some(pause) = pauses.next() else {
-            return Err(error.context(format!("fetch {url}: gave up after {} tries", PAUSES.len() + 1)));
+            return Err(
+                error.context(format!("fetch {url}: gave up after {} tries", PAUSES.len() + 1))
+            );
         };
         sleep(Duration::from_secs(*pause)).await;
     }
@@ -91,9 +93,11 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_there_and_refused_are_not_tried_again() {
-        let none = serve(&["HTTP/1.1 404 x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"]).await;
+        let none =
+            serve(&["HTTP/1.1 404 x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"]).await;
         assert_eq!(fetch(&none).await.unwrap(), None);
-        let refused = serve(&["HTTP/1.1 403 x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"]).await;
+        let refused =
+            serve(&["HTTP/1.1 403 x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"]).await;
         assert!(fetch(&refused).await.unwrap_err().to_string().contains("403"));
     }
 }

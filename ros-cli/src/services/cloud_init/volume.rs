@@ -21,7 +21,8 @@ impl Mounted {
     pub fn new(volume: &Volume, run: &Path) -> Result<Self> {
         let dir = run.join("instance-data");
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-        let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let flags =
+            MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some(&volume.device), &dir, Some(volume.fstype), flags, None::<&str>)
             .with_context(|| format!("mount {} ({})", volume.device.display(), volume.fstype))?;
         Ok(Self { dir })

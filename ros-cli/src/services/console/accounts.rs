@@ -41,7 +41,13 @@ impl Account {
     /// The user `root`.
     #[must_use]
     pub fn root() -> Self {
-        Self { name: "root".into(), id: 0, home: "/root".into(), shell: "/bin/bash".into(), groups: Vec::new() }
+        Self {
+            name: "root".into(),
+            id: 0,
+            home: "/root".into(),
+            shell: "/bin/bash".into(),
+            groups: Vec::new(),
+        }
     }
 
     fn passwd_line(&self) -> String {
@@ -80,7 +86,8 @@ fn edit(path: &Path, mode: u32, change: impl Fn(&str) -> String) -> Result<()> {
     durable::write(path, new.as_bytes(), mode)?;
     if let Some(owner) = owner {
         use std::os::unix::fs::MetadataExt;
-        chown(path, Some(owner.uid()), Some(owner.gid())).with_context(|| format!("chown {}", path.display()))?;
+        chown(path, Some(owner.uid()), Some(owner.gid()))
+            .with_context(|| format!("chown {}", path.display()))?;
     }
     Ok(())
 }
@@ -95,7 +102,8 @@ fn home(root: &Path, account: &Account) -> Result<()> {
         let to = home.join(entry.file_name());
         if entry.path().is_file() {
             fs::copy(entry.path(), &to).with_context(|| format!("write {}", to.display()))?;
-            chown(&to, Some(account.id), Some(account.id)).with_context(|| format!("chown {}", to.display()))?;
+            chown(&to, Some(account.id), Some(account.id))
+                .with_context(|| format!("chown {}", to.display()))?;
         }
     }
     fs::set_permissions(&home, fs::Permissions::from_mode(0o750))
@@ -121,7 +129,11 @@ fn with_line(text: &str, name: &str, line: &str) -> String {
 }
 
 fn with_line_if_absent(text: &str, name: &str, line: &str) -> String {
-    if text.lines().any(|old| is_for(old, name)) { text.to_owned() } else { with_line(text, name, line) }
+    if text.lines().any(|old| is_for(old, name)) {
+        text.to_owned()
+    } else {
+        with_line(text, name, line)
+    }
 }
 
 /// Adds `member` to `group`; a group that is not there is left so.
@@ -141,7 +153,9 @@ fn with_member(text: &str, group: &str, member: &str) -> String {
 fn unlocked(text: &str, name: &str) -> String {
     let open = |line: &str| {
         let mut fields: Vec<&str> = line.split(':').collect();
-        if is_for(line, name) && fields.get(1).is_some_and(|password| matches!(*password, "" | "!" | "!!" | "!*")) {
+        if is_for(line, name)
+            && fields.get(1).is_some_and(|password| matches!(*password, "" | "!" | "!!" | "!*"))
+        {
             fields[1] = "*";
         }
         fields.join(":")
@@ -183,11 +197,13 @@ pub fn authorize(root: &Path, account: &Account, keys: &[String]) -> Result<()> 
     let dir = root.join(account.home.strip_prefix("/").unwrap_or(&account.home)).join(".ssh");
     let file = dir.join("authorized_keys");
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).with_context(|| format!("chmod {}", dir.display()))?;
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("chmod {}", dir.display()))?;
     edit(&file, 0o600, |old| authorized_keys(old, keys))?;
     for path in [&dir, &file] {
         if path.exists() {
-            chown(path, Some(account.id), Some(account.id)).with_context(|| format!("chown {}", path.display()))?;
+            chown(path, Some(account.id), Some(account.id))
+                .with_context(|| format!("chown {}", path.display()))?;
         }
     }
     Ok(())
@@ -199,12 +215,16 @@ mod tests {
 
     #[test]
     fn a_user_is_added_once_and_others_stay() {
-        let passwd = "root:x:0:0:root:/root:/bin/bash\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n";
+        let passwd =
+            "root:x:0:0:root:/root:/bin/bash\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n";
         let line = Account::ros().passwd_line();
         let once = with_line(passwd, "ros", &line);
         assert_eq!(once, format!("{passwd}{line}\n"));
         assert_eq!(with_line(&once, "ros", &line), once);
-        assert_eq!(with_member("sudo:x:27:\nadm:x:4:a", "sudo", "ros"), "sudo:x:27:ros\nadm:x:4:a\n");
+        assert_eq!(
+            with_member("sudo:x:27:\nadm:x:4:a", "sudo", "ros"),
+            "sudo:x:27:ros\nadm:x:4:a\n"
+        );
         assert_eq!(with_member("adm:x:4:a\n", "adm", "ros"), "adm:x:4:a,ros\n");
         assert_eq!(with_member("adm:x:4:a,ros\n", "adm", "ros"), "adm:x:4:a,ros\n");
     }

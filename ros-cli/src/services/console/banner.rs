@@ -17,7 +17,8 @@ pub fn motd(version: &str, user: &str) -> String {
         ("the system's containers", "system-docker ps"),
         ("this machine's configuration", "ros config export"),
     ];
-    let hints: String = lines.iter().map(|(what, command)| format!("  {:<40} {sudo}{command}\n", what)).collect();
+    let hints: String =
+        lines.iter().map(|(what, command)| format!("  {:<40} {sudo}{command}\n", what)).collect();
     let host = "  DOCKER_HOST=unix:///run/system-docker.sock is the system's own engine, for any Docker client\n";
     format!("\nros {version}\n\n{hints}{host}\n")
 }

@@ -46,7 +46,8 @@ pub fn write(root: &Path, file: &File) -> Result<()> {
     } else {
         durable::write(&path, &file.content, file.mode)?;
     }
-    fs::set_permissions(&path, fs::Permissions::from_mode(file.mode)).with_context(|| format!("chmod {shown}"))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(file.mode))
+        .with_context(|| format!("chmod {shown}"))?;
     let Some(owner) = &file.owner else { return Ok(()) };
     let (user, group) = owner_of(root, owner)?;
     chown(&path, Some(user), group).with_context(|| format!("chown {shown}"))
@@ -55,9 +56,13 @@ pub fn write(root: &Path, file: &File) -> Result<()> {
 /// Numbers of `user[:group]`. Looked up in the files themselves: a static program must not load the C
 /// library's name service modules.
 fn owner_of(root: &Path, owner: &str) -> Result<(u32, Option<u32>)> {
-    let (user, group) = owner.split_once(':').map_or((owner, None), |(user, group)| (user, Some(group)));
+    let (user, group) =
+        owner.split_once(':').map_or((owner, None), |(user, group)| (user, Some(group)));
     let user = id_in(&root.join("etc/passwd"), user)?;
-    let group = group.filter(|group| !group.is_empty()).map(|group| id_in(&root.join("etc/group"), group)).transpose()?;
+    let group = group
+        .filter(|group| !group.is_empty())
+        .map(|group| id_in(&root.join("etc/group"), group))
+        .transpose()?;
     Ok((user, group))
 }
 
@@ -65,7 +70,8 @@ fn id_in(database: &Path, name: &str) -> Result<u32> {
     if let Ok(id) = name.parse() {
         return Ok(id);
     }
-    let text = fs::read_to_string(database).with_context(|| format!("read {}", database.display()))?;
+    let text =
+        fs::read_to_string(database).with_context(|| format!("read {}", database.display()))?;
     let line = text.lines().find(|line| line.split(':').next() == Some(name));
     match line.and_then(|line| line.split(':').nth(2)?.parse().ok()) {
         Some(id) => Ok(id),
@@ -96,7 +102,13 @@ pub fn stamp(path: &Path, what: &str) -> Result<()> {
 /// # Errors
 /// When the log cannot be opened.
 pub fn run(commands: &[Vec<String>], log: &Path) -> Result<usize> {
-    let open = || fs::OpenOptions::new().append(true).create(true).open(log).with_context(|| format!("open {}", log.display()));
+    let open = || {
+        fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(log)
+            .with_context(|| format!("open {}", log.display()))
+    };
     let mut failed = 0;
     for command in commands {
         let [program, arguments @ ..] = &command[..] else { continue };
@@ -113,7 +125,8 @@ pub fn run(commands: &[Vec<String>], log: &Path) -> Result<usize> {
             Err(error) => error.to_string(),
         };
         failed += 1;
-        writeln!(open()?, "runcmd {command:?}: {wrong}").with_context(|| format!("write {}", log.display()))?;
+        writeln!(open()?, "runcmd {command:?}: {wrong}")
+            .with_context(|| format!("write {}", log.display()))?;
     }
     Ok(failed)
 }
@@ -123,7 +136,13 @@ mod tests {
     use super::*;
 
     fn file(path: &str) -> File {
-        File { path: path.into(), content: b"text".to_vec(), mode: 0o640, owner: None, append: false }
+        File {
+            path: path.into(),
+            content: b"text".to_vec(),
+            mode: 0o640,
+            owner: None,
+            append: false,
+        }
     }
 
     #[test]
@@ -156,10 +175,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let sh = |line: &str| vec!["sh".to_owned(), "-c".to_owned(), line.to_owned()];
-        let commands = [sh("echo one"), sh("exit 3"), vec!["/not-there".to_owned()], sh("echo two >&2")];
+        let commands =
+            [sh("echo one"), sh("exit 3"), vec!["/not-there".to_owned()], sh("echo two >&2")];
         assert_eq!(run(&commands, &log).unwrap(), 2);
         let text = fs::read_to_string(&log).unwrap();
-        assert!(text.starts_with("one\nrunc") && text.ends_with("two\n") && text.contains("exit status: 3"), "{text}");
+        assert!(
+            text.starts_with("one\nrunc")
+                && text.ends_with("two\n")
+                && text.contains("exit status: 3"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -21,7 +21,8 @@ pub fn terminals(cmdline: &str) -> Vec<Terminal> {
         let number = device.strip_prefix("tty").unwrap_or("");
         let virtual_one = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
         let sound = !device.is_empty() && device.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        if sound && !virtual_one && device != "null" && all.iter().all(|seen| seen.device != device) {
+        if sound && !virtual_one && device != "null" && all.iter().all(|seen| seen.device != device)
+        {
             all.push(Terminal { device: device.to_owned(), virtual_one: false });
         }
     }
@@ -41,7 +42,12 @@ pub fn program(terminal: &Terminal, autologin: Option<&str>) -> Program {
     if terminal.virtual_one {
         command.extend(["--noclear".to_owned(), device, "linux".to_owned()]);
     } else {
-        command.extend(["--keep-baud".to_owned(), "115200,57600,38400,9600".to_owned(), device, "vt220".to_owned()]);
+        command.extend([
+            "--keep-baud".to_owned(),
+            "115200,57600,38400,9600".to_owned(),
+            device,
+            "vt220".to_owned(),
+        ]);
     }
     Program { name: format!("getty {}", terminal.device), command }
 }
@@ -60,7 +66,8 @@ mod tests {
             ("xconsole=ttyS1", &["tty1"]),
         ];
         for (cmdline, expected) in table {
-            let found: Vec<String> = terminals(cmdline).into_iter().map(|terminal| terminal.device).collect();
+            let found: Vec<String> =
+                terminals(cmdline).into_iter().map(|terminal| terminal.device).collect();
             assert_eq!(found, expected, "{cmdline}");
         }
     }
@@ -72,6 +79,9 @@ mod tests {
             program(serial, Some("ros")).command.join(" "),
             "setsid agetty --autologin ros --keep-baud 115200,57600,38400,9600 ttyS0 vt220"
         );
-        assert_eq!(program(&terminals("")[0], None).command.join(" "), "setsid agetty --noclear tty1 linux");
+        assert_eq!(
+            program(&terminals("")[0], None).command.join(" "),
+            "setsid agetty --noclear tty1 linux"
+        );
     }
 }

@@ -8,3 +8,4 @@ pub mod listening;
 pub mod run;
 pub mod sshd;
 pub mod supervise;
+pub mod wants;

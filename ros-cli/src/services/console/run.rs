@@ -77,7 +77,10 @@ pub async fn run(wants: Wants) -> Result<ExitCode> {
     let _ = fs::remove_file(READY);
     set_up(&wants);
     let (stop, stopped) = watch::channel(false);
-    let kept: Vec<_> = programs(&wants).into_iter().map(|program| tokio::spawn(keep(program, stopped.clone()))).collect();
+    let kept: Vec<_> = programs(&wants)
+        .into_iter()
+        .map(|program| tokio::spawn(keep(program, stopped.clone())))
+        .collect();
     let ready = tokio::spawn(become_ready(wants));
     tokio::select! {
         _ = term.recv() => {}
@@ -102,7 +105,9 @@ fn set_up(wants: &Wants) {
     if let Some(name) = &wants.hostname {
         try_to("host name", host_name::write(root, name));
     }
-    mounts::apply(&wants.mounts).into_iter().for_each(|wrong| try_to("mounts", Err(anyhow::anyhow!(wrong))));
+    mounts::apply(&wants.mounts)
+        .into_iter()
+        .for_each(|wrong| try_to("mounts", Err(anyhow::anyhow!(wrong))));
     try_to("commands", commands_in_path(root));
     try_to("user", set_up_user(root, wants));
     if let Some(daemon) = &wants.sshd {
@@ -120,7 +125,8 @@ fn commands_in_path(root: &Path) -> Result<()> {
             continue;
         }
         let _ = fs::remove_file(&link);
-        symlink(Path::new(paths::RUN_BIN).join(name), &link).with_context(|| format!("link {}", link.display()))?;
+        symlink(Path::new(paths::RUN_BIN).join(name), &link)
+            .with_context(|| format!("link {}", link.display()))?;
     }
     Ok(())
 }
@@ -162,7 +168,8 @@ fn set_up_sshd(root: &Path, daemon: &sshd::Daemon) -> Result<()> {
     sshd::host_keys(keys)?;
     fs::create_dir_all(root.join("run/sshd")).context("create /run/sshd")?;
     let config = root.join("etc/ssh/sshd_config");
-    fs::write(&config, sshd::config(daemon, keys)).with_context(|| format!("write {}", config.display()))
+    fs::write(&config, sshd::config(daemon, keys))
+        .with_context(|| format!("write {}", config.display()))
 }
 
 /// Once for each instance, for each console container, and for each wording.
@@ -193,9 +200,15 @@ fn programs(wants: &Wants) -> Vec<Program> {
     let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let automatic = |device: &String| wants.autologin.iter().any(|at| at == device || at == "true");
     let terminals = getty::terminals(&cmdline);
-    let present = terminals.iter().filter(|terminal| Path::new("/dev").join(&terminal.device).exists());
+    let present =
+        terminals.iter().filter(|terminal| Path::new("/dev").join(&terminal.device).exists());
     let mut programs: Vec<Program> = present
-        .map(|terminal| getty::program(terminal, automatic(&terminal.device).then_some(wants.account.name.as_str())))
+        .map(|terminal| {
+            getty::program(
+                terminal,
+                automatic(&terminal.device).then_some(wants.account.name.as_str()),
+            )
+        })
         .collect();
     if wants.sshd.is_some() {
         let command = ["/usr/sbin/sshd", "-D", "-e"].map(str::to_owned).to_vec();

@@ -28,7 +28,8 @@ pub struct Daemon {
 /// When one cannot be made.
 pub fn host_keys(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).with_context(|| format!("chmod {}", dir.display()))?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("chmod {}", dir.display()))?;
     KINDS.iter().try_for_each(|kind| host_key(dir, kind))
 }
 
@@ -39,7 +40,8 @@ fn host_key(dir: &Path, kind: &str) -> Result<()> {
     if key.exists() && public.exists() {
         return Ok(());
     }
-    let (new, new_public) = (dir.join(format!(".{kind}.new")), dir.join(format!(".{kind}.new.pub")));
+    let (new, new_public) =
+        (dir.join(format!(".{kind}.new")), dir.join(format!(".{kind}.new.pub")));
     for old in [&new, &new_public] {
         let _ = fs::remove_file(old);
     }
@@ -48,9 +50,15 @@ fn host_key(dir: &Path, kind: &str) -> Result<()> {
         .arg(&new)
         .output()
         .context("run ssh-keygen")?;
-    ensure!(made.status.success(), "ssh-keygen -t {kind}: {}", String::from_utf8_lossy(&made.stderr).trim());
+    ensure!(
+        made.status.success(),
+        "ssh-keygen -t {kind}: {}",
+        String::from_utf8_lossy(&made.stderr).trim()
+    );
     for (from, to) in [(&new_public, &public), (&new, &key)] {
-        fs::File::open(from).and_then(|file| file.sync_all()).with_context(|| format!("fsync {}", from.display()))?;
+        fs::File::open(from)
+            .and_then(|file| file.sync_all())
+            .with_context(|| format!("fsync {}", from.display()))?;
         durable::rename(from, to)?;
     }
     Ok(())
@@ -59,7 +67,8 @@ fn host_key(dir: &Path, kind: &str) -> Result<()> {
 /// `sshd_config`.
 #[must_use]
 pub fn config(daemon: &Daemon, keys: &Path) -> String {
-    let mut text = String::from("# Written by ros from the configuration at each start: changes are lost.\n");
+    let mut text =
+        String::from("# Written by ros from the configuration at each start: changes are lost.\n");
     let mut line = |key: &str, value: &str| text.push_str(&format!("{key} {value}\n"));
     line("Port", &daemon.port.to_string());
     daemon.listen.iter().for_each(|address| line("ListenAddress", address));

@@ -94,8 +94,10 @@ mod tests {
     async fn a_program_is_started_again_and_stopped_when_asked() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
-        let line = format!("echo run >> {}; test $(wc -l < {0}) -lt 2 || exec sleep 60", log.display());
-        let program = Program { name: "test".into(), command: vec!["sh".into(), "-c".into(), line] };
+        let line =
+            format!("echo run >> {}; test $(wc -l < {0}) -lt 2 || exec sleep 60", log.display());
+        let program =
+            Program { name: "test".into(), command: vec!["sh".into(), "-c".into(), line] };
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(keep(program, stopped));
         let twice = async {

@@ -84,7 +84,8 @@ fn options(link: &Link) -> Vec<String> {
         None if !link.dhcp => options.push("nodhcp".to_owned()),
         None => {}
     }
-    options.extend(link.of_family(true).next().map(|address| format!("static ip6_address={address}")));
+    options
+        .extend(link.of_family(true).next().map(|address| format!("static ip6_address={address}")));
     if !link.dhcp {
         options.push("nodhcp6".to_owned());
     }
@@ -123,7 +124,10 @@ mod tests {
 
     #[test]
     fn dhcp_is_asked_on_the_named_interfaces_only() {
-        let text = config(&[Link { dhcp: true, ..link("ens3") }, Link { dhcp: true, ..link("eth1") }], "/hook");
+        let text = config(
+            &[Link { dhcp: true, ..link("ens3") }, Link { dhcp: true, ..link("eth1") }],
+            "/hook",
+        );
         assert!(text.contains("script /hook\nallowinterfaces ens3 eth1\n\ninterface ens3\n  noipv4ll\n\ninterface eth1\n"));
         assert!(config(&[], "/hook").contains("denyinterfaces *\n"));
     }
@@ -131,7 +135,12 @@ mod tests {
     #[test]
     fn options_of_a_link() {
         let fixed = Link {
-            addresses: vec!["10.0.0.5/24".into(), "fd00::5/64".into(), "10.0.0.6/24".into(), "fd00::6/64".into()],
+            addresses: vec![
+                "10.0.0.5/24".into(),
+                "fd00::5/64".into(),
+                "10.0.0.6/24".into(),
+                "fd00::6/64".into(),
+            ],
             gateway: Some("10.0.0.1".parse().unwrap()),
             gateway_ipv6: Some("fe80::1".parse().unwrap()),
             mtu: Some(1400),
@@ -141,7 +150,10 @@ mod tests {
             (Link { dhcp: true, ..link("a") }, &["noipv4ll"]),
             (Link { dhcp: true, ipv4ll: true, ..link("a") }, &[]),
             (link("a"), &["noipv4ll", "nodhcp", "nodhcp6"]),
-            (Link { dhcp: true, addresses: vec!["fd00::5/64".into()], ..link("a") }, &["noipv4ll", "static ip6_address=fd00::5/64"]),
+            (
+                Link { dhcp: true, addresses: vec!["fd00::5/64".into()], ..link("a") },
+                &["noipv4ll", "static ip6_address=fd00::5/64"],
+            ),
             (
                 fixed.clone(),
                 &[

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::resolv::{self, Dns};
 use super::ready;
+use super::resolv::{self, Dns};
 
 /// Where things are that the hook writes.
 #[derive(Clone, Copy, Debug)]
@@ -33,10 +33,11 @@ enum Change {
 
 fn change(reason: &str) -> Change {
     match reason {
-        "BOUND" | "RENEW" | "REBIND" | "REBOOT" | "STATIC" | "INFORM" | "TIMEOUT" | "IPV4LL" | "BOUND6" | "RENEW6"
-        | "REBIND6" | "REBOOT6" | "STATIC6" | "INFORM6" | "DELEGATED6" | "ROUTERADVERT" => Change::Up,
-        "EXPIRE" | "NAK" | "RELEASE" | "STOP" | "FAIL" | "NOCARRIER" | "DEPARTED" | "STOPPED" | "EXPIRE6" | "RELEASE6"
-        | "STOP6" | "FAIL6" => Change::Down,
+        "BOUND" | "RENEW" | "REBIND" | "REBOOT" | "STATIC" | "INFORM" | "TIMEOUT" | "IPV4LL"
+        | "BOUND6" | "RENEW6" | "REBIND6" | "REBOOT6" | "STATIC6" | "INFORM6" | "DELEGATED6"
+        | "ROUTERADVERT" => Change::Up,
+        "EXPIRE" | "NAK" | "RELEASE" | "STOP" | "FAIL" | "NOCARRIER" | "DEPARTED" | "STOPPED"
+        | "EXPIRE6" | "RELEASE6" | "STOP6" | "FAIL6" => Change::Down,
         _ => Change::Other,
     }
 }
@@ -68,13 +69,17 @@ pub fn run(environment: &BTreeMap<String, String>, places: Places<'_>) -> Result
     }
     let told = Dns::from_hook(environment);
     match change(reason) {
-        Change::Up => resolv::tell(places.resolv, &format!("{interface}.{}", source(reason)), Some(&told))?,
+        Change::Up => {
+            resolv::tell(places.resolv, &format!("{interface}.{}", source(reason)), Some(&told))?
+        }
         Change::Down if matches!(reason, "NOCARRIER" | "DEPARTED" | "STOPPED") => {
             for source in ["dhcp", "dhcp6", "ra"] {
                 resolv::tell(places.resolv, &format!("{interface}.{source}"), None)?;
             }
         }
-        Change::Down => resolv::tell(places.resolv, &format!("{interface}.{}", source(reason)), None)?,
+        Change::Down => {
+            resolv::tell(places.resolv, &format!("{interface}.{}", source(reason)), None)?
+        }
         Change::Other => {}
     }
     if gives_address(reason, environment) {
@@ -100,9 +105,17 @@ mod tests {
         let resolv = || std::fs::read_to_string(dir.path().join("resolv.conf")).unwrap_or_default();
 
         told(&[("reason", "CARRIER"), ("interface", "ens3")]);
-        told(&[("reason", "ROUTERADVERT"), ("interface", "ens3"), ("nd1_rdnss1_servers", "fd00::3")]);
+        told(&[
+            ("reason", "ROUTERADVERT"),
+            ("interface", "ens3"),
+            ("nd1_rdnss1_servers", "fd00::3"),
+        ]);
         assert!(!ready.exists(), "no address yet");
-        told(&[("reason", "BOUND"), ("interface", "ens3"), ("new_domain_name_servers", "10.0.2.3")]);
+        told(&[
+            ("reason", "BOUND"),
+            ("interface", "ens3"),
+            ("new_domain_name_servers", "10.0.2.3"),
+        ]);
         assert!(ready.exists());
         assert_eq!(resolv(), "nameserver 10.0.2.3\nnameserver fd00::3\n");
         told(&[("reason", "EXPIRE"), ("interface", "ens3")]);

@@ -29,13 +29,15 @@ pub fn present() -> Vec<Interface> {
 
 fn present_in(dir: &Path) -> Vec<Interface> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    let mut found: Vec<Interface> = entries.flatten().filter_map(|entry| interface(&entry.path())).collect();
+    let mut found: Vec<Interface> =
+        entries.flatten().filter_map(|entry| interface(&entry.path())).collect();
     found.sort_by(|a, b| a.name.cmp(&b.name));
     found
 }
 
 fn interface(path: &Path) -> Option<Interface> {
-    let read = |name: &str| fs::read_to_string(path.join(name)).map(|text| text.trim().to_owned()).ok();
+    let read =
+        |name: &str| fs::read_to_string(path.join(name)).map(|text| text.trim().to_owned()).ok();
     let hardware = path.join("device").exists() && read("type")? == ETHERNET;
     let name = path.file_name()?.to_str()?.to_owned();
     hardware.then_some(Interface { name, mac: read("address")?.to_lowercase() })
@@ -44,7 +46,8 @@ fn interface(path: &Path) -> Option<Interface> {
 /// Whether the interface has a link. One that is not up yet has none.
 #[must_use]
 pub fn has_carrier(name: &str) -> bool {
-    fs::read_to_string(format!("/sys/class/net/{name}/carrier")).is_ok_and(|text| text.trim() == "1")
+    fs::read_to_string(format!("/sys/class/net/{name}/carrier"))
+        .is_ok_and(|text| text.trim() == "1")
 }
 
 /// How an entry was found to be an interface's; the greatest wins.
@@ -67,7 +70,10 @@ fn fit(pattern: &str, interface: &Interface) -> Option<Fit> {
 
 /// The entry of `interface`: `entries` are patterns, each with anything.
 #[must_use]
-pub fn entry_of<'a, T>(interface: &Interface, entries: impl Iterator<Item = (&'a str, T)>) -> Option<T> {
+pub fn entry_of<'a, T>(
+    interface: &Interface,
+    entries: impl Iterator<Item = (&'a str, T)>,
+) -> Option<T> {
     let fitting = entries.filter_map(|(pattern, entry)| Some((fit(pattern, interface)?, entry)));
     fitting.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, entry)| entry)
 }
@@ -79,7 +85,9 @@ pub fn glob(pattern: &str, text: &str) -> bool {
     let rest = &pattern[first.len_utf8()..];
     let mut after = text.chars();
     match first {
-        '*' => (0..=text.len()).filter(|at| text.is_char_boundary(*at)).any(|at| glob(rest, &text[at..])),
+        '*' => (0..=text.len())
+            .filter(|at| text.is_char_boundary(*at))
+            .any(|at| glob(rest, &text[at..])),
         '?' => after.next().is_some() && glob(rest, after.as_str()),
         _ => after.next() == Some(first) && glob(rest, after.as_str()),
     }
@@ -108,7 +116,9 @@ mod tests {
     #[test]
     fn a_hardware_address_beats_a_name_and_that_a_glob() {
         let interface = Interface { name: "ens3".into(), mac: "52:54:00:00:00:01".into() };
-        let best = |patterns: &[&'static str]| entry_of(&interface, patterns.iter().map(|pattern| (*pattern, *pattern)));
+        let best = |patterns: &[&'static str]| {
+            entry_of(&interface, patterns.iter().map(|pattern| (*pattern, *pattern)))
+        };
         assert_eq!(best(&["*", "ens3", "mac=52:54:00:*"]), Some("mac=52:54:00:*"));
         assert_eq!(best(&["mac=52:54:00:00:00:01", "ens3", "*"]), Some("mac=52:54:00:00:00:01"));
         assert_eq!(best(&["*", "ens3"]), Some("ens3"));
@@ -132,6 +142,9 @@ mod tests {
         add("ens3", "1", true);
         add("veth1", "1", false);
         add("docker0", "1", false);
-        assert_eq!(present_in(dir.path()), [Interface { name: "ens3".into(), mac: "52:54:00:ab:00:01".into() }]);
+        assert_eq!(
+            present_in(dir.path()),
+            [Interface { name: "ens3".into(), mac: "52:54:00:ab:00:01".into() }]
+        );
     }
 }

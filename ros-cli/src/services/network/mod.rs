@@ -6,3 +6,4 @@ pub mod interfaces;
 pub mod ready;
 pub mod resolv;
 pub mod run;
+pub mod wants;

@@ -31,8 +31,19 @@ impl Dns {
             unique(values.flat_map(|value| value.split_whitespace()).map(str::to_owned))
         };
         Self {
-            servers: words(&["new_domain_name_servers", "new_dhcp6_name_servers", "nd1_rdnss", "nd1_rdnss1_servers"]),
-            search: words(&["new_domain_search", "new_domain_name", "new_dhcp6_domain_search", "nd1_dnssl", "nd1_dnssl1_search"]),
+            servers: words(&[
+                "new_domain_name_servers",
+                "new_dhcp6_name_servers",
+                "nd1_rdnss",
+                "nd1_rdnss1_servers",
+            ]),
+            search: words(&[
+                "new_domain_search",
+                "new_domain_name",
+                "new_dhcp6_domain_search",
+                "nd1_dnssl",
+                "nd1_dnssl1_search",
+            ]),
         }
     }
 
@@ -74,7 +85,11 @@ fn unique(words: impl Iterator<Item = String>) -> Vec<String> {
 #[must_use]
 pub fn merged(configured: &Dns, told: &[Dns]) -> Dns {
     let pick = |own: &Vec<String>, from: fn(&Dns) -> &Vec<String>| {
-        if own.is_empty() { unique(told.iter().flat_map(|dns| from(dns).clone())) } else { own.clone() }
+        if own.is_empty() {
+            unique(told.iter().flat_map(|dns| from(dns).clone()))
+        } else {
+            own.clone()
+        }
     };
     Dns {
         servers: pick(&configured.servers, |dns| &dns.servers),
@@ -122,7 +137,8 @@ fn publish(dir: &Path) -> Result<()> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "told"))
         .collect();
     files.sort();
-    let told: Vec<Dns> = files.iter().filter_map(|file| Some(Dns::parse(&fs::read_to_string(file).ok()?))).collect();
+    let told: Vec<Dns> =
+        files.iter().filter_map(|file| Some(Dns::parse(&fs::read_to_string(file).ok()?))).collect();
     let text = merged(&Dns::parse(&configured), &told).text();
     Ok(durable::write(&dir.join("resolv.conf"), text.as_bytes(), 0o644)?)
 }
@@ -159,6 +175,9 @@ mod tests {
             ("new_dhcp6_name_servers".to_owned(), "fd00::3".to_owned()),
             ("new_domain_name".to_owned(), "lan".to_owned()),
         ]);
-        assert_eq!(Dns::from_hook(&environment), dns(&["10.0.2.3", "10.0.2.4", "fd00::3"], &["lan"]));
+        assert_eq!(
+            Dns::from_hook(&environment),
+            dns(&["10.0.2.3", "10.0.2.4", "fd00::3"], &["lan"])
+        );
     }
 }

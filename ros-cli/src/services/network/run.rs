@@ -91,7 +91,10 @@ async fn supervised(child: &mut Child, wants: &Wants, places: &Places) -> Result
 }
 
 fn code_of(status: std::process::ExitStatus) -> Result<ExitCode> {
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    Ok(status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 /// Why the network is ready although the hook has not said so; none when it has.
@@ -123,7 +126,8 @@ fn write_config(wants: &Wants, places: &Places) -> Result<PathBuf> {
     let ros = std::env::current_exe().context("find this program")?;
     let script = format!("#!/bin/sh\nexec {} network hook\n", ros.display());
     fs::write(&hook, script).with_context(|| format!("write {}", hook.display()))?;
-    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).with_context(|| format!("chmod {}", hook.display()))?;
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("chmod {}", hook.display()))?;
     let text = dhcpcd::config(&wants.links, &hook.display().to_string());
     fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
     Ok(config)
@@ -137,7 +141,11 @@ async fn ip(arguments: &[&str]) {
     }
     match ended {
         Ok(output) if output.status.success() => {}
-        Ok(output) => eprintln!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()),
+        Ok(output) => eprintln!(
+            "ip {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        ),
         Err(error) => eprintln!("ip {}: {error}", arguments.join(" ")),
     }
 }

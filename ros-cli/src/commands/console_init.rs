@@ -1,0 +1,25 @@
+//! `ros console-init`: what the console service runs.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::services::configuration::Configuration;
+use crate::services::console::run::{self, Wants};
+use crate::services::roster::Running;
+
+/// It takes no arguments.
+#[derive(clap::Args, Debug)]
+pub struct Args {}
+
+/// Runs until the service is stopped.
+///
+/// # Errors
+/// When signals cannot be listened for.
+pub async fn run(_: Args) -> Result<ExitCode> {
+    let configuration = Configuration::load();
+    let version = Running::read().map(|running| running.release.version).unwrap_or_default();
+    let (wants, wrong) = Wants::of(&configuration.settings, &version);
+    wrong.iter().for_each(|warning| eprintln!("{warning}"));
+    run::run(wants).await
+}

@@ -1,0 +1,55 @@
+//! `ros network`: what the network service runs, and the hook of its dhcpcd.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use ros_api::paths;
+
+use crate::services::configuration::Configuration;
+use crate::services::network::run::{self, Places, Wants};
+use crate::services::network::{hook, interfaces};
+
+/// Folder of the one resolv.conf.
+const RESOLV: &str = "/run/ros/resolv";
+/// The marker that the network is ready.
+const READY: &str = "/run/ros/network.ready";
+
+/// `ros network …`
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Verb {
+    /// Sets the network up and keeps it
+    Run,
+    /// What dhcpcd runs at each change
+    Hook,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When dhcpcd cannot be run, or a file cannot be written.
+pub async fn run(args: Args) -> Result<ExitCode> {
+    match args.verb {
+        Verb::Run => {
+            let configuration = Configuration::load();
+            let (wants, wrong) =
+                Wants::of(&configuration.settings.ros.network, &interfaces::present());
+            wrong.iter().for_each(|warning| eprintln!("{warning}"));
+            let dir = Path::new(paths::RUN_ROS).join("network");
+            let places = Places { dir, resolv: RESOLV.into(), ready: READY.into() };
+            run::run(&wants, &places).await
+        }
+        Verb::Hook => {
+            let environment = std::env::vars().collect();
+            let places = hook::Places { resolv: Path::new(RESOLV), ready: Path::new(READY) };
+            hook::run(&environment, places)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

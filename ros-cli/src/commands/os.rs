@@ -1,0 +1,196 @@
+//! `ros os`: the release that this machine runs, and the others that it may run.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use ros_api::paths;
+
+use crate::os::asked::Asked;
+use crate::os::install::{self, Order};
+use crate::os::list::{self, Entry};
+use crate::os::machine::Machine;
+use crate::os::status::OsStatus;
+use crate::os::upgrade::{self, How};
+use crate::services::listing::{Format, print, show};
+
+/// `ros os …`
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Verb {
+    /// The version that runs
+    Version,
+    /// Every version there is, here and in the registry, newest first
+    #[command(visible_alias = "ls")]
+    List {
+        /// Only what is installed: no registry is asked
+        #[arg(long)]
+        local: bool,
+        /// What to show it as
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Replaces the OS by another version, newer or older
+    Upgrade {
+        /// The release: os:v1.2, v1.2, or a whole name; the newest there is when not given
+        #[arg(short, long)]
+        image: Option<String>,
+        /// Install it, and go on with what runs
+        #[arg(long)]
+        stage: bool,
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Kernel arguments to add
+        #[arg(long, default_value = "", allow_hyphen_values = true)]
+        append: String,
+        #[command(flatten)]
+        how: HowArgs,
+    },
+    /// Goes back to an installed version; to the newest good one that does not run when none is named
+    Rollback {
+        /// A version that is installed
+        version: Option<String>,
+        #[command(flatten)]
+        how: HowArgs,
+    },
+    /// Holds a version: a machine that runs it does not move, and it is never removed
+    Pin {
+        /// The version
+        version: String,
+    },
+    /// Lets a version go; all of them when none is named
+    Unpin {
+        /// The version
+        version: Option<String>,
+    },
+    /// What runs, what was asked for, and why they differ if they do; exit code 1 then
+    Status {
+        /// What to show it as
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    #[command(hide = true)]
+    InstallGeneration(Order),
+}
+
+#[derive(clap::Args, Debug)]
+struct HowArgs {
+    /// Leave the reboot to you
+    #[arg(long)]
+    no_reboot: bool,
+    /// Although the machine is pinned, or the version failed here; and ask no question
+    #[arg(short, long)]
+    force: bool,
+    /// Ask no question
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl HowArgs {
+    fn how(&self) -> How {
+        How {
+            no_reboot: self.no_reboot,
+            force: self.force,
+            yes: self.yes || self.force,
+            ..How::default()
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When it is refused or fails.
+pub async fn run(args: Args) -> Result<ExitCode> {
+    match args.verb {
+        Verb::Version => print(&format!("{}\n", Machine::read()?.version()))?,
+        Verb::List { local, format } => list(local, format).await?,
+        Verb::Upgrade { image, stage, dry_run, append, how } => {
+            let image = match image {
+                Some(image) => image,
+                None => newest().await?,
+            };
+            upgrade::upgrade(&image, &How { stage, dry_run, append, ..how.how() }).await?;
+        }
+        Verb::Rollback { version, how } => upgrade::rollback(version.as_deref(), &how.how())?,
+        Verb::Pin { version } => pin(&version)?,
+        Verb::Unpin { version } => unpin(version.as_deref())?,
+        Verb::Status { format } => return status(format),
+        Verb::InstallGeneration(order) => {
+            let installed = install::install(&order)?;
+            print(&format!("{}\n", serde_json::to_string(&installed)?))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(local: bool, format: Format) -> Result<()> {
+    let machine = Machine::read()?;
+    let remote = match local {
+        true => Vec::new(),
+        false => list::remote(&machine).await.unwrap_or_else(|error| {
+            eprintln!("ros: {error:#}: only what is installed is shown");
+            Vec::new()
+        }),
+    };
+    let entries = list::entries(&machine, &remote);
+    let row = |entry: &Entry| {
+        vec![
+            entry.version.clone(),
+            entry.place.clone(),
+            entry.state.clone(),
+            entry.notes(),
+            entry.image.clone(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = entries.iter().map(row).collect();
+    show(format, &entries, &["VERSION", "WHERE", "STATE", "NOTE", "IMAGE"], &rows)
+}
+
+/// The newest version in the registry.
+async fn newest() -> Result<String> {
+    let machine = Machine::read()?;
+    let remote = list::remote(&machine).await?;
+    let newest = list::entries(&machine, &remote).into_iter().find(|entry| entry.place != "local");
+    match newest {
+        Some(entry) => Ok(entry.image),
+        None => bail!("no version is to be had: see `ros os list`"),
+    }
+}
+
+fn pin(version: &str) -> Result<()> {
+    let mut machine = Machine::read()?;
+    if machine.of_version(version).is_none() {
+        bail!("{version} is not installed: `ros os list` shows what is");
+    }
+    machine.pins.versions.insert(version.to_owned());
+    machine.pins.write(paths::PINS.as_ref())
+}
+
+fn unpin(version: Option<&str>) -> Result<()> {
+    let mut machine = Machine::read()?;
+    match version {
+        None => machine.pins.versions.clear(),
+        Some(version) => {
+            if !machine.pins.versions.remove(version) {
+                bail!("{version} is not pinned");
+            }
+        }
+    }
+    machine.pins.write(paths::PINS.as_ref())
+}
+
+fn status(format: Format) -> Result<ExitCode> {
+    let machine = Machine::read()?;
+    let status = OsStatus::of(&machine, Asked::read());
+    match format {
+        Format::Table => print(&status.text())?,
+        format => show(format, &status, &[], &[])?,
+    }
+    Ok(if status.is_as_asked() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

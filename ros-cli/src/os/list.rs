@@ -1,0 +1,150 @@
+//! `ros os list`: every version there is, here or in the registry, newest first.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use ros_api::generation::Status;
+use ros_api::{Generation, Reference};
+use serde::Serialize;
+
+use super::machine::Machine;
+use super::{daemon, releases, version};
+
+/// One version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// Its version.
+    pub version: String,
+    /// The name to upgrade to it by.
+    pub image: String,
+    /// `local`, `remote`, `both`.
+    #[serde(rename = "where")]
+    pub place: String,
+    /// `staged`, `trial`, `good`, `failed`; `-` when it was never here.
+    pub state: String,
+    /// Why it failed.
+    pub reason: String,
+    /// Its newest generation.
+    pub generation: Option<u32>,
+    /// It runs now.
+    pub running: bool,
+    /// It is held.
+    pub pinned: bool,
+    /// It boots next, but for a trial.
+    pub default: bool,
+}
+
+impl Entry {
+    /// Marks for people.
+    #[must_use]
+    pub fn notes(&self) -> String {
+        let marks = [(self.running, "running"), (self.default, "default"), (self.pinned, "pinned")];
+        let words: Vec<&str> = marks.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect();
+        match (words.join(", "), self.reason.as_str()) {
+            (words, "") => words,
+            (words, reason) if words.is_empty() => reason.to_owned(),
+            (words, reason) => format!("{words}; {reason}"),
+        }
+    }
+}
+
+/// What the registry or the releases file has.
+///
+/// # Errors
+/// When it cannot be reached.
+pub async fn remote(machine: &Machine) -> Result<Vec<Reference>> {
+    if let Some(url) = machine
+        .settings
+        .ros
+        .upgrade
+        .url
+        .as_deref()
+        .filter(|_| machine.settings.ros.upgrade.repository().is_none())
+    {
+        return releases::read(url).await?.references();
+    }
+    let repository = machine.repository()?;
+    let tags = daemon::tags(&repository).await?;
+    Ok(tags.iter().map(|tag| repository.with_tag(tag)).collect())
+}
+
+/// The list: what is `remote` united with what is installed.
+#[must_use]
+pub fn entries(machine: &Machine, remote: &[Reference]) -> Vec<Entry> {
+    let mut all: BTreeMap<String, Entry> = BTreeMap::new();
+    for reference in remote {
+        let Some(tag) = &reference.tag else { continue };
+        let entry = Entry {
+            version: tag.clone(),
+            image: reference.to_string(),
+            place: "remote".into(),
+            state: "-".into(),
+            ..Entry::default()
+        };
+        all.insert(tag.clone(), entry);
+    }
+    for generation in &machine.installed {
+        let entry = all.entry(generation.version.clone()).or_insert_with(|| Entry {
+            version: generation.version.clone(),
+            image: generation.image.to_string(),
+            place: "local".into(),
+            ..Entry::default()
+        });
+        describe(entry, generation, machine);
+    }
+    for entry in all.values_mut() {
+        entry.pinned = machine.pins.versions.contains(&entry.version);
+    }
+    let mut list: Vec<Entry> = all.into_values().collect();
+    list.sort_by(|a, b| version::compare(&b.version, &a.version));
+    list
+}
+
+/// Later generations of a version say more than earlier ones, but what runs says most.
+fn describe(entry: &mut Entry, generation: &Generation, machine: &Machine) {
+    if entry.place == "remote" {
+        entry.place = "both".into();
+    }
+    entry.default |= machine.default_generation() == Some(generation.number);
+    if entry.running {
+        return;
+    }
+    entry.running = generation.number == machine.running.generation;
+    entry.generation = Some(generation.number);
+    generation.status.word().clone_into(&mut entry.state);
+    entry.reason = match &generation.status {
+        Status::Failed { reason } => reason.clone(),
+        _ => String::new(),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::machine::tests::machine;
+
+    #[test]
+    fn local_and_remote_are_united_newest_first() {
+        let mut machine =
+            machine(&[("v1.0", Status::Good), ("v1.2", Status::Failed { reason: "ntp".into() })]);
+        machine.pins.versions.insert("v1.0".into());
+        let remote: Vec<Reference> =
+            ["v1.1", "v1.10", "v1.2"].map(|tag| format!("h:1/os:{tag}").parse().unwrap()).to_vec();
+        let list = entries(&machine, &remote);
+        let shown: Vec<(&str, &str, &str)> = list
+            .iter()
+            .map(|entry| (entry.version.as_str(), entry.place.as_str(), entry.state.as_str()))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("v1.10", "remote", "-"),
+                ("v1.2", "both", "failed"),
+                ("v1.1", "remote", "-"),
+                ("v1.0", "local", "good")
+            ]
+        );
+        assert!(list[3].running && list[3].pinned && list[3].default);
+        assert_eq!(list[1].notes(), "ntp");
+    }
+}

@@ -1,0 +1,29 @@
+//! Replacing the operating system.
+//!
+//! ```text
+//!  asked ─► resolve ─► plan ─► preflight ─► fetch ─► install ─► switch ─► reboot
+//!           (digest)  (printed)             (daemon)    │          │
+//!                                                       ▼          ▼
+//!                                           generation: staged ─► trial ─► good        (bring-up: healthy)
+//!                                                                   └────► failed      (sick, or three tries)
+//! ```
+//!
+//! Up to `install` nothing that boots has changed; `install` adds a generation whole, by rename; `switch` is one
+//! write of the boot loader's environment block. Every step can be cut short and done again.
+
+pub mod asked;
+pub mod daemon;
+pub mod fetch;
+pub mod install;
+pub mod list;
+pub mod machine;
+pub mod menu;
+pub mod pins;
+pub mod plan;
+pub mod preflight;
+pub mod releases;
+pub mod status;
+pub mod switch;
+pub mod trial;
+pub mod upgrade;
+pub mod version;

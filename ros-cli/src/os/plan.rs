@@ -1,0 +1,203 @@
+//! What an upgrade would do: a pure comparison of two releases, and what is to be fetched.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use ros_api::{Digest, Reference, Release};
+use serde::Serialize;
+
+use super::daemon::{Layer, Remote};
+
+/// The least that must restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Nothing changes.
+    None,
+    /// Services.
+    Service,
+    /// The daemon too.
+    Runtime,
+    /// The kernel, or what is in the initrd.
+    Reboot,
+}
+
+impl Class {
+    /// For people.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Service => "service",
+            Self::Runtime => "runtime",
+            Self::Reboot => "reboot",
+        }
+    }
+}
+
+/// How a service changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// It is new.
+    Added,
+    /// It has another image.
+    Changed,
+    /// It goes.
+    Removed,
+}
+
+/// The plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Version that runs.
+    pub from: String,
+    /// Version that is asked for.
+    pub to: String,
+    /// The release image.
+    pub image: Reference,
+    /// Its digest.
+    pub digest: Digest,
+    /// The least that must restart.
+    pub class: Class,
+    /// Services that change.
+    pub services: Vec<(String, Change)>,
+    /// Whether kernel or initrd change.
+    pub boot_set: bool,
+    /// Kernel versions, when they differ.
+    pub kernel: Option<(String, String)>,
+    /// Bytes to fetch.
+    pub fetch: u64,
+    /// Bytes of kernel and initrd that the BOOT partition needs.
+    pub boot_bytes: u64,
+}
+
+impl Plan {
+    /// Compares `old`, which runs, with `new`; `images` are the release image and those of its services that are not
+    /// here. A layer that several miss is fetched once.
+    #[must_use]
+    pub fn of(
+        old: &Release,
+        new: &Release,
+        image: &Reference,
+        digest: Digest,
+        images: &[&Remote],
+    ) -> Self {
+        let services = services(old, new);
+        let boot_set = old.boot_set.digest != new.boot_set.digest;
+        let class = match () {
+            () if boot_set => Class::Reboot,
+            () if !services.is_empty() => Class::Service,
+            () if old.version != new.version => Class::Runtime,
+            () => Class::None,
+        };
+        Self {
+            from: old.version.clone(),
+            to: new.version.clone(),
+            image: image.clone(),
+            digest,
+            class,
+            services,
+            boot_set,
+            kernel: (old.kernel != new.kernel).then(|| (old.kernel.clone(), new.kernel.clone())),
+            fetch: bytes(images),
+            boot_bytes: new.boot_set.kernel_size + new.boot_set.initrd_size,
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text =
+            format!("{} -> {}  ({}@{})\n", self.from, self.to, self.image, self.digest.short());
+        let mut line = |what: &str, value: String| {
+            let _ = writeln!(text, "  {what:<9} {value}");
+        };
+        line("class", format!("{}, by a reboot", self.class.word()));
+        if self.services.is_empty() {
+            line("services", "unchanged".into());
+        }
+        for (name, change) in &self.services {
+            let word = match change {
+                Change::Added => "added",
+                Change::Changed => "changed",
+                Change::Removed => "removed",
+            };
+            line("service", format!("{name} {word}"));
+        }
+        let kernel =
+            self.kernel.as_ref().map(|(old, new)| format!(": {old} -> {new}")).unwrap_or_default();
+        line(
+            "boot set",
+            if self.boot_set { format!("changed{kernel}") } else { "unchanged".into() },
+        );
+        line("fetch", size(self.fetch));
+        text
+    }
+}
+
+fn services(old: &Release, new: &Release) -> Vec<(String, Change)> {
+    let names: BTreeSet<&String> = old.services.keys().chain(new.services.keys()).collect();
+    let change = |name: &String| match (old.services.get(name), new.services.get(name)) {
+        (None, Some(_)) => Some(Change::Added),
+        (Some(_), None) => Some(Change::Removed),
+        (Some(old), Some(new)) if old.digest != new.digest => Some(Change::Changed),
+        _ => None,
+    };
+    names.into_iter().filter_map(|name| Some((name.clone(), change(name)?))).collect()
+}
+
+/// Missing layers once each, and the configs.
+fn bytes(images: &[&Remote]) -> u64 {
+    let mut seen = BTreeSet::new();
+    let mut total = 0;
+    for image in images {
+        let layers: u64 = image.missing.iter().map(|layer| layer.size).sum();
+        total += image.fetch.saturating_sub(layers);
+        let fresh = |layer: &&Layer| seen.insert(layer.digest);
+        total += image.missing.iter().filter(fresh).map(|layer| layer.size).sum::<u64>();
+    }
+    total
+}
+
+/// `12.3 MB`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{}.{} kB", bytes / 1_000, bytes % 1_000 / 100),
+        _ => format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::machine::tests::release;
+
+    fn plan(old: &Release, new: &Release) -> Plan {
+        Plan::of(old, new, &"h:1/os:v2".parse().unwrap(), Digest::of(b"d"), &[])
+    }
+
+    #[test]
+    fn the_class_is_the_least_that_must_restart() {
+        let old = release("v1", "b", &[("ntp", "1"), ("udev", "1")]);
+        let table = [
+            (release("v1", "b", &[("ntp", "1"), ("udev", "1")]), Class::None, 0),
+            (release("v2", "b", &[("ntp", "1"), ("udev", "1")]), Class::Runtime, 0),
+            (release("v2", "b", &[("ntp", "2"), ("udev", "1")]), Class::Service, 1),
+            (release("v2", "c", &[("ntp", "2"), ("syslog", "1")]), Class::Reboot, 3),
+        ];
+        for (new, class, services) in table {
+            let plan = plan(&old, &new);
+            assert_eq!((plan.class, plan.services.len()), (class, services), "{plan:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_decimal() {
+        for (bytes, text) in [(999, "999 B"), (12_345, "12.3 kB"), (37_169_000, "37.1 MB")] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}

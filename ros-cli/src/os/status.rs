@@ -1,0 +1,175 @@
+//! `ros os status`: what runs, what was asked for, and why they differ if they do.
+
+use std::fmt::Write;
+
+use ros_api::generation::Status;
+use serde::Serialize;
+
+use super::asked::Asked;
+use super::machine::Machine;
+
+/// The status.
+#[derive(Clone, Debug, Serialize)]
+pub struct OsStatus {
+    /// What runs.
+    pub running: RunningNow,
+    /// The generation that boots when no trial is on.
+    pub default: Option<u32>,
+    /// The generation on trial.
+    pub trial: Option<TrialNow>,
+    /// What was asked for last.
+    pub asked: Option<Asked>,
+    /// The release that failed last, and why.
+    pub last_failure: Option<Failure>,
+    /// Versions that are held.
+    pub pins: Vec<String>,
+    /// Version that boots next.
+    pub next_boot: Option<String>,
+}
+
+/// What runs.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunningNow {
+    generation: u32,
+    version: String,
+    state: String,
+    digest: Option<String>,
+}
+
+/// A trial.
+#[derive(Clone, Debug, Serialize)]
+pub struct TrialNow {
+    generation: u32,
+    tries_left: u32,
+}
+
+/// A failure.
+#[derive(Clone, Debug, Serialize)]
+pub struct Failure {
+    version: String,
+    generation: u32,
+    reason: String,
+}
+
+impl OsStatus {
+    /// The machine's.
+    #[must_use]
+    pub fn of(machine: &Machine, asked: Option<Asked>) -> Self {
+        let current = machine.current();
+        let trial =
+            machine.trial().map(|(generation, tries_left)| TrialNow { generation, tries_left });
+        let failure =
+            machine.installed.iter().rev().find_map(|generation| match &generation.status {
+                Status::Failed { reason } => Some(Failure {
+                    version: generation.version.clone(),
+                    generation: generation.number,
+                    reason: reason.clone(),
+                }),
+                _ => None,
+            });
+        let next =
+            trial.as_ref().filter(|trial| trial.tries_left > 0).map(|trial| trial.generation);
+        let next = next.or_else(|| machine.default_generation());
+        let version = |number: u32| {
+            machine.installed.iter().find(|g| g.number == number).map(|g| g.version.clone())
+        };
+        Self {
+            running: RunningNow {
+                generation: machine.running.generation,
+                version: machine.version().to_owned(),
+                state: current.map_or("-", |generation| generation.status.word()).to_owned(),
+                digest: current.map(|generation| generation.digest.to_string()),
+            },
+            default: machine.default_generation(),
+            trial,
+            asked,
+            last_failure: failure,
+            pins: machine.pins.versions.iter().cloned().collect(),
+            next_boot: next.and_then(version),
+        }
+    }
+
+    /// Whether what was asked for runs, as far as it is settled.
+    #[must_use]
+    pub fn is_as_asked(&self) -> bool {
+        let asked = self.asked.as_ref().map(|asked| asked.digest.to_string());
+        asked.is_none() || asked == self.running.digest
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |what: &str, value: String| {
+            let _ = writeln!(text, "{what:<10} {value}");
+        };
+        let RunningNow { generation, version, state, .. } = &self.running;
+        line("running", format!("{version} (generation {generation}, {state})"));
+        if let Some(asked) = &self.asked {
+            let word = if self.is_as_asked() { "it runs" } else { "it does not run" };
+            line(
+                "asked",
+                format!(
+                    "{} (generation {}, by {}): {word}",
+                    asked.version, asked.generation, asked.by
+                ),
+            );
+        }
+        if let Some(trial) = &self.trial {
+            line(
+                "trial",
+                format!("generation {}, {} tries left", trial.generation, trial.tries_left),
+            );
+        }
+        if let Some(failure) = &self.last_failure {
+            line(
+                "failed",
+                format!(
+                    "{} (generation {}): {}",
+                    failure.version, failure.generation, failure.reason
+                ),
+            );
+        }
+        if !self.pins.is_empty() {
+            line("pinned", self.pins.join(", "));
+        }
+        if let Some(next) = &self.next_boot {
+            line("next boot", next.clone());
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ros_api::Digest;
+
+    use super::*;
+    use crate::os::machine::tests::machine;
+
+    #[test]
+    fn it_says_why_the_machine_went_back() {
+        let machine = machine(&[
+            ("v1.0", Status::Good),
+            ("v1.5", Status::Failed { reason: "ntp: ended with 1".into() }),
+        ]);
+        let asked = Asked {
+            by: "upgrade".into(),
+            version: "v1.5".into(),
+            digest: Digest::of(b"v1.5"),
+            generation: 2,
+            time: 0,
+        };
+        let status = OsStatus::of(&machine, Some(asked));
+        assert!(!status.is_as_asked());
+        let text = status.text();
+        for part in [
+            "running    v1.0 (generation 1, good)",
+            "it does not run",
+            "ntp: ended with 1",
+            "next boot  v1.0",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+    }
+}

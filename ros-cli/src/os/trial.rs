@@ -1,0 +1,266 @@
+//! What a boot says about the generation that was booted, and about one that did not come up.
+//!
+//! Each function writes so that a power cut after any write leaves a machine that boots what was good: a generation is
+//! `good` on disk before the boot loader is told that it is the default.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use ros_api::boot::{Attempt, BootEnv, Reached, TRIES};
+use ros_api::generation::{Pointer, Status};
+use ros_api::{Generation, Generations, paths};
+
+use super::menu;
+
+/// The files that a verdict changes.
+pub struct Trial {
+    generations: Generations,
+    env_path: std::path::PathBuf,
+    env: BootEnv,
+}
+
+impl Trial {
+    /// This machine's; none when it has no boot loader of ours.
+    ///
+    /// # Errors
+    /// When the environment block is there and cannot be read.
+    pub fn open() -> Result<Option<Self>> {
+        let env_path = Path::new(paths::GRUB_ENV).to_owned();
+        let env = match BootEnv::read(&env_path) {
+            Ok(env) => env,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        Ok(Some(Self {
+            generations: Generations::at(Path::new(paths::GENERATIONS)),
+            env_path,
+            env,
+        }))
+    }
+
+    /// Whether `generation` is on trial.
+    #[must_use]
+    pub fn is_of(&self, generation: u32) -> bool {
+        self.env.trial().is_some_and(|(number, _)| number == generation)
+    }
+
+    /// A trial that used up its tries while `running` is another generation has failed. Answers what is to be said.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn settle_earlier(
+        &mut self,
+        running: u32,
+        previous: Option<&Attempt>,
+    ) -> Result<Option<String>> {
+        let Some((number, 0)) = self.env.trial().filter(|(number, _)| *number != running) else {
+            return Ok(None);
+        };
+        let reason = reason(number, previous);
+        if let Ok(generation) = self.generations.get(number) {
+            // It may have become good just before the power went.
+            if generation.status != Status::Good {
+                self.put(&generation, Status::Failed { reason: reason.clone() })?;
+            }
+        }
+        self.env.clear_trial();
+        self.write()?;
+        let version =
+            self.generations.get(number).map(|generation| generation.version).unwrap_or_default();
+        Ok(Some(format!(
+            "{version} (generation {number}) failed: {reason}; back on generation {running}"
+        )))
+    }
+
+    /// The running generation is healthy: it is what boots from now on, if it was on trial.
+    ///
+    /// # Errors
+    /// When a file cannot be written; the next boot may be one more try.
+    pub fn good(&mut self, running: u32) -> Result<()> {
+        let generation = self.generations.get(running)?;
+        if generation.status != Status::Good {
+            self.put(&generation, Status::Good)?;
+        }
+        let is_default =
+            self.env.default_generation() == Some(running) && self.env.trial().is_none();
+        if !self.is_of(running) && !is_default {
+            // Chosen by hand in the boot menu: for this once.
+            return Ok(());
+        }
+        for pointer in [Pointer::Good, Pointer::Current] {
+            if self.generations.pointer(pointer) != Some(running) {
+                self.generations.point(pointer, running)?;
+            }
+        }
+        if is_default {
+            return Ok(());
+        }
+        self.env.set_default(running);
+        self.write()
+    }
+
+    /// The running generation is on trial and sick: the next boot is what was good.
+    ///
+    /// # Errors
+    /// When a file cannot be written; then the tries that are left decide.
+    pub fn failed(&mut self, running: u32, reason: &str) -> Result<()> {
+        let generation = self.generations.get(running)?;
+        self.put(&generation, Status::Failed { reason: reason.to_owned() })?;
+        self.env.clear_trial();
+        self.write()
+    }
+
+    /// An orderly reboot during a trial does not count as a try.
+    ///
+    /// # Errors
+    /// When the block cannot be written.
+    pub fn not_counted(&mut self, running: u32) -> Result<()> {
+        match self.env.trial() {
+            Some((number, tries)) if number == running && tries < TRIES => {
+                self.env.set_trial(number);
+                self.write()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn put(&self, generation: &Generation, status: Status) -> Result<()> {
+        self.generations.put(&Generation { status, ..generation.clone() })?;
+        // The menu is for people: a stale word in it must not keep a verdict from being kept.
+        if self.env_path == Path::new(paths::GRUB_ENV)
+            && let Err(error) = menu::write(&self.generations)
+        {
+            eprintln!("boot menu: {error:#}");
+        }
+        Ok(())
+    }
+
+    fn write(&self) -> Result<()> {
+        self.env.write(&self.env_path).context("tell the boot loader")
+    }
+}
+
+/// Why generation `number` did not come up, as far as the attempt before this boot knows.
+fn reason(number: u32, previous: Option<&Attempt>) -> String {
+    let tries = format!("in {TRIES} tries");
+    match previous.filter(|attempt| attempt.generation == number) {
+        None => format!("its kernel or PID 1 did not come up {tries}"),
+        Some(attempt) => match attempt.reached {
+            Reached::State => format!("it did not come further than its disk {tries}"),
+            Reached::Daemon => format!("its services did not become ready {tries}"),
+            Reached::Sick => format!("{}, {tries}", attempt.detail),
+            Reached::Healthy | Reached::Shutdown => format!("it did not stay up {tries}"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ros_api::Digest;
+
+    use super::*;
+
+    fn machine(dir: &Path, trial: Option<(u32, u32)>) -> Trial {
+        let generations = Generations::at(&dir.join("generations"));
+        for number in [1, 2] {
+            generations.begin(number).unwrap();
+            let generation = Generation {
+                number,
+                version: format!("v1.{number}"),
+                image: "os:v1".parse().unwrap(),
+                digest: Digest::of(b"m"),
+                boot_set: Digest::of(b"b"),
+                created: 0,
+                append: String::new(),
+                status: if number == 1 { Status::Good } else { Status::Trial },
+            };
+            generations.commit(&generation).unwrap();
+        }
+        let mut env = BootEnv::default();
+        env.set_default(1);
+        let mut text = String::from_utf8(env.to_block().unwrap()).unwrap();
+        if let Some((number, tries)) = trial {
+            text = text.replace(
+                "ros_trial=\nros_tries=",
+                &format!("ros_trial={number}\nros_tries={tries}"),
+            );
+        }
+        Trial { generations, env_path: dir.join("grubenv"), env: BootEnv::parse(&text) }
+    }
+
+    fn on_disk(trial: &Trial) -> (Option<u32>, Option<(u32, u32)>) {
+        let env = BootEnv::read(&trial.env_path).unwrap();
+        (env.default_generation(), env.trial())
+    }
+
+    #[test]
+    fn a_healthy_trial_becomes_the_default() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut trial = machine(dir.path(), Some((2, 2)));
+        trial.good(2).unwrap();
+        assert_eq!(on_disk(&trial), (Some(2), None));
+        assert_eq!(trial.generations.get(2).unwrap().status, Status::Good);
+        assert_eq!(trial.generations.pointer(Pointer::Good), Some(2));
+        assert_eq!(trial.generations.pointer(Pointer::Current), Some(2));
+    }
+
+    #[test]
+    fn one_chosen_by_hand_is_for_this_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut trial = machine(dir.path(), None);
+        trial.good(2).unwrap();
+        assert!(!trial.env_path.exists(), "the boot loader is told nothing");
+        assert_eq!(trial.generations.pointer(Pointer::Current), None);
+    }
+
+    #[test]
+    fn a_sick_trial_goes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut trial = machine(dir.path(), Some((2, 2)));
+        trial.failed(2, "ntp: ended with 1").unwrap();
+        assert_eq!(on_disk(&trial), (Some(1), None));
+        let failed = Status::Failed { reason: "ntp: ended with 1".into() };
+        assert_eq!(trial.generations.get(2).unwrap().status, failed);
+    }
+
+    #[test]
+    fn a_trial_without_tries_failed_and_says_how_far_it_came() {
+        let attempt = |reached| Attempt {
+            generation: 2,
+            boot_id: String::new(),
+            reached,
+            detail: "ntp: x".into(),
+        };
+        let table = [
+            (None, "did not come up"),
+            (Some(Attempt { generation: 1, ..attempt(Reached::Healthy) }), "did not come up"),
+            (Some(attempt(Reached::Daemon)), "services did not become ready"),
+            (Some(attempt(Reached::Sick)), "ntp: x"),
+        ];
+        for (previous, expected) in table {
+            let dir = tempfile::tempdir().unwrap();
+            let mut trial = machine(dir.path(), Some((2, 0)));
+            let said = trial.settle_earlier(1, previous.as_ref()).unwrap().unwrap();
+            assert!(said.contains(expected), "{said}");
+            assert_eq!(on_disk(&trial), (Some(1), None));
+        }
+    }
+
+    #[test]
+    fn a_trial_that_goes_on_is_left_alone() {
+        for (state, running) in [(Some((2, 1)), 1), (Some((2, 0)), 2), (None, 1)] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut trial = machine(dir.path(), state);
+            assert_eq!(trial.settle_earlier(running, None).unwrap(), None, "{state:?} {running}");
+            assert!(!trial.env_path.exists());
+        }
+    }
+
+    #[test]
+    fn an_orderly_reboot_gives_the_try_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut trial = machine(dir.path(), Some((2, 1)));
+        trial.not_counted(2).unwrap();
+        assert_eq!(on_disk(&trial), (Some(1), Some((2, TRIES))));
+    }
+}

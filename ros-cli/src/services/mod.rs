@@ -1,0 +1,45 @@
+//! The system's services: definitions, order, containers, readiness; and what runs inside three of them
+//! (cloud-init, network, console).
+//!
+//! ```text
+//!  udev ─► cloud-init (oneshot: volumes, files) ──┬─► network ──┬─► [cloud-init-network] ──► ntp, …
+//!                                                 └─► console ◄─┴─ (only when it is there)
+//!  syslog, acpid: wait for nobody
+//! ```
+//!
+//! Where instance data comes from decides whether a boot waits for the network:
+//!
+//! - **Local** (NoCloud `cidata`, config-drive `config-2`, a file): `cloud-init` reads it before the network
+//!   is touched, so that it may say how the network is to be. This is the whole of it on most machines.
+//! - **URL** (`cloud-config-url=`, `ds=nocloud;s=…`, or configured): only then bring-up adds the oneshot
+//!   `cloud-init-network`, made from the same image, after `network`; all that neither of the two waits for,
+//!   waits for it. A machine without such a source pays nothing.
+//!
+//! After either, bring-up reads the configuration again and applies what is the host's own (name, kernel
+//! settings, modules, mounts): it runs in the host's namespaces, where this needs no privileged container.
+//! Services that start later see the new configuration; those that run already are left alone.
+//!
+//! Nobody waits for ever: a service that is not ready when its window ends is sick, and holds back nobody.
+
+pub mod apply;
+pub mod bring_down;
+pub mod bring_up;
+pub mod clock;
+pub mod cloud_init;
+pub mod configuration;
+pub mod console;
+pub mod container;
+pub mod definition;
+pub mod engine;
+pub mod host_name;
+pub mod listing;
+pub mod mounts;
+pub mod network;
+pub mod plan;
+pub mod progress;
+pub mod readiness;
+pub mod registries;
+pub mod report;
+pub mod roster;
+pub mod superblock;
+pub mod verdict;
