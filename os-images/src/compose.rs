@@ -78,7 +78,10 @@ impl Composed {
         let mut missing: Vec<(String, String)> =
             libraries.iter().map(|soname| (soname.clone(), "the definition".to_owned())).collect();
         for (path, entry) in self.tree.iter() {
-            present.insert(base(path).to_owned());
+            // A link alone is not the library: what it leads to may be missing.
+            if matches!(entry.kind, Kind::File(_)) {
+                present.insert(base(path).to_owned());
+            }
             missing.extend(needs(entry).into_iter().map(|soname| (soname, path.clone())));
         }
         while let Some((soname, by)) = missing.pop() {

@@ -52,8 +52,7 @@ type Answer = (String, Result<()>);
 /// When there is no daemon or no release.
 pub async fn bring_up() -> Result<ServicesReport> {
     let start_ms = uptime_ms();
-    let engine = Engine::connect()?;
-    engine.wait_until_up(DAEMON_LIMIT).await?;
+    let engine = Engine::connect_within(DAEMON_LIMIT).await?;
     let running = Running::read()?;
     let report = ServicesReport { generation: running.generation, start_ms, ..Default::default() };
     let (started, settled) = (BTreeSet::new(), BTreeSet::new());

@@ -69,28 +69,31 @@ impl Engine {
         &self.docker
     }
 
-    /// Waits until the daemon answers.
+    /// The daemon, once it answers.
     ///
     /// # Errors
     /// When it does not within `limit`.
-    pub async fn wait_until_up(&self, limit: Duration) -> Result<()> {
+    pub async fn connect_within(limit: Duration) -> Result<Self> {
         let deadline = Instant::now() + limit;
         let mut pause = Duration::from_millis(5);
         loop {
-            let error = match timeout_at(deadline, self.docker.ping()).await {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(error)) => anyhow!(error),
+            let error = match timeout_at(deadline, Self::reached()).await {
+                Ok(Ok(engine)) => return Ok(engine),
+                Ok(Err(error)) => error,
                 Err(_) => anyhow!("no answer"),
             };
             if Instant::now() + pause >= deadline {
-                return Err(error.context(format!(
-                    "system-docker did not answer within {} s",
-                    limit.as_secs()
-                )));
+                return Err(error.context(format!("system-docker did not answer within {} s", limit.as_secs())));
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(200));
         }
+    }
+
+    async fn reached() -> Result<Self> {
+        let engine = Self::connect()?;
+        engine.docker.ping().await?;
+        Ok(engine)
     }
 
     /// The first of `names` that is an image on this machine, and what it is.

@@ -49,6 +49,9 @@ use ros_runtime::Runtime;
 pub use container::{Container, Record, State};
 pub use error::{ApiError, Result};
 
+/// Parent of the containers' cgroups: [`ros_runtime::SpecInput::cgroup_parent`]'s default.
+const CGROUP: &str = "/sys/fs/cgroup/system-docker";
+
 /// The engine. One a process.
 #[derive(Debug)]
 pub struct Engine {
@@ -71,6 +74,10 @@ impl Engine {
                 .with_context(|| format!("create {}", root.join(dir).display()))?;
         }
         fs::create_dir_all(run).with_context(|| format!("create {}", run.display()))?;
+        // Every container's cgroup is made below it, by shims that would trip over each other making it.
+        if let Err(error) = fs::create_dir_all(CGROUP) {
+            tracing::warn!("create {CGROUP}: {error}");
+        }
         let containers = container::read_all(&root.join("containers"))?;
         Ok(Arc::new(Self {
             root: root.to_owned(),

@@ -27,6 +27,9 @@ pub struct MountPoint {
     pub propagation: Propagation,
     /// Whether mounts below the source come along.
     pub recursive: bool,
+    /// Whether a missing source becomes a folder, as with `-v`.
+    #[serde(default)]
+    pub create: bool,
 }
 
 /// Kind of a mount.
@@ -61,7 +64,18 @@ impl MountPoint {
                 Propagation::Private
             },
             recursive: true,
+            create: false,
         })
+    }
+
+    /// Makes what the mount needs on the host.
+    pub fn prepare(&self) -> Result<()> {
+        if self.create && !self.source.exists() {
+            std::fs::create_dir_all(&self.source).map_err(|e| {
+                ApiError::bad(format!("error while creating mount source path {}: {e}", self.source.display()))
+            })?;
+        }
+        Ok(())
     }
 
     /// What the shim is told.
@@ -132,7 +146,10 @@ fn parse_bind(text: &str) -> Result<MountPoint> {
     let kind = if source.starts_with('/') { Kind::Bind } else { Kind::Volume };
     let mut mount = MountPoint { mode: mode.to_owned(), ..MountPoint::new(kind, target)? };
     match kind {
-        Kind::Bind => mount.source = source.into(),
+        Kind::Bind => {
+            mount.source = source.into();
+            mount.create = true;
+        }
         _ => mount.name = volume_name(source)?,
     }
     for option in mode.split(',').filter(|option| !option.is_empty()) {

@@ -32,6 +32,7 @@ impl Engine {
         let mut mounts: Vec<MountPoint> = record.mounts.clone();
         mounts.extend(self.own_files(container, record)?);
         mounts.sort_by_key(|mount| mount.target.components().count());
+        mounts.iter().try_for_each(MountPoint::prepare)?;
         Ok(ShimRequest {
             id: record.id.clone(),
             root: Root { lower, upper: dir.join("upper"), work: dir.join("work") },
@@ -92,6 +93,7 @@ impl Engine {
                     read_only: false,
                     propagation: ros_runtime::Propagation::Rprivate,
                     recursive: false,
+                    create: false,
                 });
             }
         }
