@@ -255,10 +255,9 @@ impl Home {
         if self.alive("registry") {
             return Ok(());
         }
-        let child = Registry::command(&artifacts::registry_storage(), port)?
-            .process_group(0)
-            .spawn()
-            .context("start docker-registry")?;
+        let mut command = Registry::command(&artifacts::registry_storage(), port)?;
+        command.process_group(0);
+        let child = Registry::spawn(command, port)?;
         self.note("registry", child.id())
     }
 

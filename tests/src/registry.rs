@@ -23,16 +23,25 @@ impl Registry {
     /// # Errors
     /// When it cannot be started or does not answer.
     pub fn start(storage: &Path, port: u16) -> Result<Self> {
-        let mut child = Self::command(storage, port)?.spawn().context("start docker-registry")?;
+        let child = Self::spawn(Self::command(storage, port)?, port)?;
+        Ok(Self { port, child })
+    }
+
+    /// Starts `command` and waits until it answers at `port`.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not answer.
+    pub fn spawn(mut command: Command, port: u16) -> Result<Child> {
+        let mut child = command.spawn().context("start docker-registry")?;
         let end = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             if let Some(status) = child.try_wait()? {
-                anyhow::bail!("docker-registry ended ({status}): see {}.log", storage.display());
+                anyhow::bail!("docker-registry ended ({status}): its log is beside its storage");
             }
             ensure!(Instant::now() < end, "docker-registry does not answer at port {port}");
             sleep(Duration::from_millis(50));
         }
-        Ok(Self { port, child })
+        Ok(child)
     }
 
     /// The command, with its configuration written.
