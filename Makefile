@@ -36,14 +36,19 @@ setup:
 build: setup
 	cargo build --profile $(PROFILE) -p system-docker -p ros -p os-images -p ros-tests
 
-images: build
+# Where a machine in QEMU finds the registry of this checkout: a fragment below the user's own configuration.
+$(IMAGES)/registry-$(REGISTRY_PORT).yml:
+	@mkdir -p $(IMAGES)
+	@printf "#cloud-config\nros:\n  upgrade: {repository: '10.0.2.2:$(REGISTRY_PORT)/os'}\n  registries: {'10.0.2.2:$(REGISTRY_PORT)': {plain_http: true}}\n" > $@
+
+images: build $(IMAGES)/registry-$(REGISTRY_PORT).yml
 	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) release $(RELEASES)
-	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) disk $(RELEASE)
+	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) disk $(RELEASE) --cloud-config $(IMAGES)/registry-$(REGISTRY_PORT).yml
 
 # Every release that the VM tests need, and the disk they start from.
-images-for-test: build
+images-for-test: build $(IMAGES)/registry-$(REGISTRY_PORT).yml
 	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) release $(RELEASES) $(PLANTED)
-	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) disk v1.0
+	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) disk v1.0 --cloud-config $(IMAGES)/registry-$(REGISTRY_PORT).yml
 	@$(BIN)/ros-vm --dir target/test/push push --builder $(BIN)/os-images --registry-port 5099 $(RELEASES) $(PLANTED)
 	@$(BIN)/ros-vm --dir target/test/push stop
 

@@ -51,7 +51,8 @@ impl Sources {
 fn release_defaults() -> Option<(String, String)> {
     let from_release = || {
         let text = fs::read_to_string(paths::RUN_RELEASE).ok()?;
-        let release = ros_api::Release::parse(&text).ok().filter(|release| !release.defaults.is_null())?;
+        let release =
+            ros_api::Release::parse(&text).ok().filter(|release| !release.defaults.is_null())?;
         let text = serde_yaml::to_string(&release.defaults).ok()?;
         Some((paths::RUN_RELEASE.to_owned(), text))
     };

@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::http;
 
 /// Group that may use the socket, by number: the console's `docker-system`.
-const SOCKET_GROUP: u32 = 990;
+const SOCKET_GROUP: u32 = 989;
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -9,7 +9,9 @@ use cloud_config::{Diagnostic, Layer, Loaded, Severity, Sources, edit, layers};
 use ros_api::paths;
 use serde_json::Value;
 
+use crate::services::configuration::Configuration;
 use crate::services::listing::print;
+use crate::services::registries;
 
 /// `ros config …`
 #[derive(clap::Args, Debug)]
@@ -137,7 +139,17 @@ fn own_key(key: &str) -> String {
 fn set(key: &str, value: &str) -> Result<ExitCode> {
     edit::set(Path::new(paths::CLOUD_CONFIG), key, value)
         .map_err(|error| anyhow!("{error}{}", needs_root(&error)))?;
+    apply_now(&own_key(key))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What counts at once: the daemon reads how registries are reached before each pull.
+fn apply_now(key: &str) -> Result<()> {
+    let of_registries = key == "ros" || key.starts_with("ros.registr");
+    if of_registries && Path::new(paths::RUN_ROS).is_dir() {
+        registries::publish(&Configuration::load().settings)?;
+    }
+    Ok(())
 }
 
 fn unset(key: &str) -> Result<ExitCode> {
@@ -146,6 +158,7 @@ fn unset(key: &str) -> Result<ExitCode> {
     if !was_there {
         eprintln!("{key} was not set");
     }
+    apply_now(&own_key(key))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -83,7 +83,10 @@ impl Engine {
                 Err(_) => anyhow!("no answer"),
             };
             if Instant::now() + pause >= deadline {
-                return Err(error.context(format!("system-docker did not answer within {} s", limit.as_secs())));
+                return Err(error.context(format!(
+                    "system-docker did not answer within {} s",
+                    limit.as_secs()
+                )));
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(200));

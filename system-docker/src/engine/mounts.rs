@@ -72,7 +72,10 @@ impl MountPoint {
     pub fn prepare(&self) -> Result<()> {
         if self.create && !self.source.exists() {
             std::fs::create_dir_all(&self.source).map_err(|e| {
-                ApiError::bad(format!("error while creating mount source path {}: {e}", self.source.display()))
+                ApiError::bad(format!(
+                    "error while creating mount source path {}: {e}",
+                    self.source.display()
+                ))
             })?;
         }
         Ok(())

@@ -34,7 +34,7 @@ impl Account {
             id: 1000,
             home: "/home/ros".into(),
             shell: "/bin/bash".into(),
-            groups: vec!["sudo".into(), "adm".into()],
+            groups: vec!["sudo".into(), "adm".into(), "docker-system".into()],
         }
     }
 
