@@ -94,6 +94,18 @@ impl Composed {
                 missing.extend(needs(&entry).into_iter().map(|soname| (soname, path.clone())));
             }
         }
+        self.check_interpreters()
+    }
+
+    /// A program names its interpreter by an absolute path, and `/lib64` is a link into `/usr`.
+    fn check_interpreters(&self) -> Result<()> {
+        for (path, entry) in self.tree.iter() {
+            let Kind::File(content) = &entry.kind else { continue };
+            let Some(interpreter) = elf::dynamic(content).interpreter else { continue };
+            if self.tree.get(&format!("usr{interpreter}")).is_none() {
+                bail!("{path} needs {interpreter}, and no package puts /usr{interpreter} there");
+            }
+        }
         Ok(())
     }
 

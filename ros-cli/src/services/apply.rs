@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use cloud_config::Settings;
+use ros_api::paths;
 
 use super::host_name;
 use super::mounts::{self, Mount};
@@ -28,8 +29,35 @@ pub fn apply(settings: &Settings) -> Vec<String> {
     for module in &settings.ros.modules {
         attempt(&format!("module {module}"), load(module));
     }
+    attempt("bootcmd", bootcmd(settings));
     wrong.extend(mounts::apply(&wanted_mounts(settings)));
     wrong
+}
+
+/// Runs what the boot stage did not know of yet: `bootcmd` of instance data that is new in this boot.
+fn bootcmd(settings: &Settings) -> Result<()> {
+    let path = Path::new(paths::BOOTCMD_RUN);
+    let mut done: Vec<Vec<String>> =
+        fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let mut failed = Vec::new();
+    for words in settings.bootcmd.iter().map(cloud_config::settings::Command::words) {
+        if done.contains(&words) {
+            continue;
+        }
+        done.push(words.clone());
+        fs::write(path, serde_json::to_vec(&done)?)
+            .with_context(|| format!("write {}", path.display()))?;
+        let Some((program, arguments)) = words.split_first() else { continue };
+        let ended = Command::new(program).args(arguments).output();
+        match ended.with_context(|| format!("run {words:?}")) {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => failed
+                .push(format!("{words:?}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+            Err(error) => failed.push(format!("{error:#}")),
+        }
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
 }
 
 /// `mounts` as the host does them. Binds are the console's: they are about what its user sees.

@@ -54,6 +54,8 @@ pub const INIT_CONTROL: &str = "/run/ros/init.ctl";
 pub const BOOT_REPORT: &str = "/run/ros/boot.json";
 /// What the services did, with times; written by `ros bring-up`.
 pub const SERVICES_REPORT: &str = "/run/ros/services.json";
+/// The commands of `bootcmd` that were run in this boot: a JSON list of word lists.
+pub const BOOTCMD_RUN: &str = "/run/ros/bootcmd.json";
 /// The one resolv.conf; `/etc/resolv.conf` of the host and of every service image links here.
 pub const RESOLV_CONF: &str = "/run/ros/resolv/resolv.conf";
 

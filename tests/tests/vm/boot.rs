@@ -14,8 +14,14 @@ const USER_DATA: &str = "\
 hostname: case-one
 write_files:
 - {path: /etc/case, content: written, permissions: '0640', owner: 'root:root'}
+bootcmd:
+- echo early >> /var/lib/ros/bootcmd-count
 runcmd:
 - echo ran >> /var/lib/ros/runcmd-count
+mounts:
+- [tmpfs, /mnt/case, tmpfs, 'size=1m,mode=0700']
+rancher:
+  sysctl: {kernel.domainname: case.example}
 ";
 
 #[test]
@@ -28,6 +34,9 @@ fn boots_healthy_configured_confined_and_powers_off() -> Result<()> {
     ensure!(site.guest.ok("hostname")? == "case-one");
     ensure!(site.guest.ok("stat -c '%a %U' /etc/case; cat /etc/case")? == "640 root\nwritten");
     ensure!(site.guest.ok("cat /var/lib/ros/runcmd-count")? == "ran");
+    ensure!(site.guest.ok("cat /var/lib/ros/bootcmd-count")? == "early");
+    ensure!(site.guest.ok("cat /proc/sys/kernel/domainname")? == "case.example");
+    ensure!(site.guest.ok("cat /proc/1/mountinfo")?.contains(" /mnt/case "));
     services_have_only_what_they_declare(&site)?;
     docker_cli_runs_busybox(&site)?;
     list_matches_the_registry(&site)?;
@@ -36,6 +45,8 @@ fn boots_healthy_configured_confined_and_powers_off() -> Result<()> {
     site.guest.wait_boot(&first, BOOT)?;
     all_services_are_healthy(&site)?;
     ensure!(site.guest.ok("cat /var/lib/ros/runcmd-count")? == "ran", "runcmd ran again");
+    let early = site.guest.ok("cat /var/lib/ros/bootcmd-count")?;
+    ensure!(early == "early\nearly", "bootcmd is for every boot: {early:?}");
     ensure!(site.version()? == "v1.0");
 
     let from = machine.serial().len();
@@ -70,9 +81,9 @@ fn services_have_only_what_they_declare(site: &Site) -> Result<()> {
         if spec["privileged"] == true || spec["x-ros"]["oneshot"] == true {
             continue;
         }
-        let status = site.guest.ok(&format!(
-            "pid=$(system-docker inspect --format '{{{{.State.Pid}}}}' {name}); grep -E '^Cap(Bnd|Eff)' /proc/$pid/status"
-        ))?;
+        let pid = declared["live"]["pid"].as_i64().filter(|pid| *pid > 0);
+        let pid = pid.with_context(|| format!("{name} has no process: {declared}"))?;
+        let status = site.guest.ok(&format!("grep -E '^Cap(Bnd|Eff)' /proc/{pid}/status"))?;
         let allowed = mask(&spec["cap_add"])?;
         for line in status.lines() {
             let (kind, hex) = line.split_once(':').context("no mask")?;

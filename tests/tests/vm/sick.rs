@@ -48,7 +48,7 @@ fn back_on_the_good_one(site: &Site, before: &str, version: &str) -> Result<()> 
         }
     }
     site.settled()?;
-    let status = site.json("ros os status --format json")?;
+    let status = site.status()?;
     ensure!(
         status["running"]["version"] == "v1.0" && status["running"]["state"] == "good",
         "{status}"

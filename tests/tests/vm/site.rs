@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ros_tests::artifacts;
 use ros_tests::guest::Guest;
 use ros_tests::machine::{Machine, Spec};
@@ -78,6 +78,17 @@ impl Site {
     pub fn json(&self, command: &str) -> Result<Value> {
         let text = self.guest.ok(command)?;
         serde_json::from_str(&text).with_context(|| format!("{command}: {text}"))
+    }
+
+    /// `ros os status`, whose exit code says whether what was asked for runs.
+    pub fn status(&self) -> Result<Value> {
+        let ran = self.guest.run("ros os status --format json")?;
+        let status: Value =
+            serde_json::from_str(&ran.stdout).with_context(|| format!("{ran:?}"))?;
+        let as_asked =
+            status["asked"].is_null() || status["asked"]["digest"] == status["running"]["digest"];
+        ensure!((ran.status == 0) == as_asked, "exit code {} for {status}", ran.status);
+        Ok(status)
     }
 
     /// The running version.

@@ -49,7 +49,8 @@ impl Wants {
             autologin: settings.ros.autologin.clone(),
             files: files.into_iter().filter_map(Result::ok).collect(),
             commands: settings.runcmd.iter().map(Command::words).collect(),
-            mounts: all_mounts(settings).into_iter().filter(|mount| mount.is_bind()).collect(),
+            // The host has them too; what it mounted under a folder that both share is there already.
+            mounts: all_mounts(settings),
             instance: instance(),
         };
         (wants, wrong)

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ros_api::durable::named;
+use ros_api::paths;
 
 use crate::child;
 use crate::config;
@@ -96,6 +97,7 @@ pub fn modules(machine: &mut Machine) -> io::Result<String> {
 /// Runs `bootcmd`, one after the other, each bounded.
 pub fn bootcmd(machine: &mut Machine) -> io::Result<String> {
     let commands = machine.config.bootcmd.clone();
+    remember(&commands)?;
     for words in &commands {
         let Some((program, args)) = words.split_first() else { continue };
         let shown = words.join(" ");
@@ -113,6 +115,13 @@ pub fn bootcmd(machine: &mut Machine) -> io::Result<String> {
         }
     }
     Ok(format!("{} run", commands.len()))
+}
+
+/// Tells bring-up what is run here: instance data that it finds may have more.
+fn remember(commands: &[Vec<String>]) -> io::Result<()> {
+    let path = Path::new(paths::BOOTCMD_RUN);
+    let text = serde_json::to_vec(commands)?;
+    fs::write(path, text).map_err(|e| named("write", path, &e))
 }
 
 #[cfg(test)]
