@@ -292,6 +292,13 @@ impl Store {
     }
 }
 
+/// The short form of a name that Docker's tools write out: `docker.io/library/busybox` is `busybox`.
+#[must_use]
+pub fn familiar(name: &str) -> &str {
+    let path = name.strip_prefix("docker.io/").or_else(|| name.strip_prefix("index.docker.io/"));
+    path.map_or(name, |path| path.strip_prefix("library/").unwrap_or(path))
+}
+
 /// A name as it is stored: with a digest, the tag beside it says nothing; with neither, it is `:latest`.
 pub(crate) fn tagged(reference: &Reference) -> Reference {
     match (&reference.tag, reference.digest) {
@@ -323,4 +330,20 @@ fn read_record(path: &std::path::Path) -> Result<ImageRecord> {
 fn parse_json<T: serde::de::DeserializeOwned>(id: &ImageId, text: &[u8]) -> Result<T> {
     serde_json::from_slice(text)
         .map_err(|e| Error::BadManifest { reference: id.to_string(), why: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hub_need_not_be_named() {
+        for (name, short) in [
+            ("docker.io/library/busybox:1", "busybox:1"),
+            ("docker.io/a/b", "a/b"),
+            ("10.0.2.2:5000/os:v1", "10.0.2.2:5000/os:v1"),
+        ] {
+            assert_eq!(familiar(name), short);
+        }
+    }
 }

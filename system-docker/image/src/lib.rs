@@ -29,7 +29,7 @@ mod verity;
 
 pub use collect::Reclaimed;
 pub use error::{Error, Result};
-pub use image::{ImageId, ImageRecord, Removed};
+pub use image::{ImageId, ImageRecord, Removed, familiar};
 pub use layer::LayerFacts;
 pub use load::{LoadEvent, Loaded};
 pub use manifest::{Descriptor, Manifest, Platform};

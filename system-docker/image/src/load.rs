@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use ros_api::{Digest, Reference};
 use serde::Deserialize;
 
+use crate::image::familiar;
 use crate::layer::archive::{Archive, Kind, Skeleton};
 use crate::layer::decompressed;
 use crate::manifest::{Config, Descriptor, Document, Index, Manifest};
@@ -249,7 +250,7 @@ impl Load<'_> {
         }
         let manifest = self.store.plain_manifest(&config_text)?;
         let tags = image.repo_tags.iter().flatten();
-        let references = tags.map(|tag| Ok(tag.parse()?)).collect::<Result<_>>()?;
+        let references = tags.map(|tag| Ok(familiar(tag).parse()?)).collect::<Result<_>>()?;
         self.complete(&config_text, &manifest, references)
     }
 
@@ -297,7 +298,7 @@ impl Store {
 fn name_of(entry: &Descriptor) -> Option<Reference> {
     let named = NAMES.iter().filter_map(|key| entry.annotations.get(*key));
     let whole = |name: &&String| name.contains([':', '/', '@']);
-    named.filter(whole).find_map(|name| name.parse().ok())
+    named.filter(whole).find_map(|name| familiar(name).parse().ok())
 }
 
 fn blob(digest: &Digest) -> String {

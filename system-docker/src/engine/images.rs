@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ros_api::{Digest, Generations, Reference, paths};
-use ros_image::{ImageRecord, LoadEvent, PullEvent, Registries, Removed};
+use ros_image::{ImageRecord, LoadEvent, PullEvent, Registries, Removed, familiar};
 use serde_json::{Value, json};
 
 use super::Engine;
@@ -22,12 +22,6 @@ pub const FILTERS: [&str; 5] = ["before", "dangling", "label", "reference", "sin
 
 /// What a name without a registry means, unless the configuration says otherwise.
 const HUB: &str = "docker.io";
-
-/// The short form of a name that Docker's clients write out: `docker.io/library/busybox` is `busybox`.
-pub fn familiar(name: &str) -> &str {
-    let path = name.strip_prefix("docker.io/").or_else(|| name.strip_prefix("index.docker.io/"));
-    path.map_or(name, |path| path.strip_prefix("library/").unwrap_or(path))
-}
 
 impl Engine {
     /// The image that a name or an id means.
@@ -381,17 +375,6 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_hub_need_not_be_named() {
-        for (name, short) in [
-            ("docker.io/library/busybox:1", "busybox:1"),
-            ("docker.io/a/b", "a/b"),
-            ("10.0.2.2:5000/os:v1", "10.0.2.2:5000/os:v1"),
-        ] {
-            assert_eq!(familiar(name), short);
-        }
-    }
 
     #[test]
     fn patterns_mean_repository_or_name() {

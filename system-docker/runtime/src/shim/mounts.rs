@@ -12,14 +12,18 @@
 //!    late mounts             setns(container), move_mount, setns   those at or below /proc, /dev, /sys
 //! ```
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::{CloneFlags, setns, unshare};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2};
+use rustix::fs::{
+    CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat,
+};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -30,6 +34,9 @@ use crate::{Mount, MountKind, Propagation, Root, RuntimeError};
 
 /// What libcontainer mounts itself, and what is below it.
 const LATE: [&str; 3] = ["/proc", "/dev", "/sys"];
+
+/// Links followed to make a mount's target; the kernel's own limit is 40.
+const MOST_LINKS: u8 = 8;
 
 /// A mount that is not attached anywhere yet.
 pub(super) struct Prepared {
@@ -324,8 +331,18 @@ fn attach(root: BorrowedFd<'_>, mount: &Prepared) -> Result<(), RuntimeError> {
     move_mount(&mount.tree, "", &target, "", both_fds).map_err(|e| error(e.into()))
 }
 
-/// The file or folder at `path` below `root`, made when it is missing. Links are followed as inside a chroot.
+/// The file or folder at `path` below `root`, made when it is missing. Links are followed as inside a chroot, also one
+/// that leads to nothing yet: what it leads to is made.
 fn target(root: BorrowedFd<'_>, path: &Path, is_dir: bool) -> io::Result<OwnedFd> {
+    target_behind(root, path, is_dir, MOST_LINKS)
+}
+
+fn target_behind(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    is_dir: bool,
+    links: u8,
+) -> io::Result<OwnedFd> {
     let open = |path: &Path, flags: OFlags| {
         openat2(root, path, OFlags::PATH | OFlags::CLOEXEC | flags, Mode::empty(), inside())
     };
@@ -349,6 +366,11 @@ fn target(root: BorrowedFd<'_>, path: &Path, is_dir: bool) -> io::Result<OwnedFd
             }
             found => found?,
         };
+    }
+    if let Ok(link) = readlinkat(&folder, last.as_os_str(), Vec::new()) {
+        let left = links.checked_sub(1).ok_or(Errno::LOOP)?;
+        walked.push(Path::new(OsStr::from_bytes(link.as_bytes())));
+        return target_behind(root, &walked, is_dir, left);
     }
     if is_dir {
         mkdirat(&folder, last.as_os_str(), Mode::from_raw_mode(0o755))?;
@@ -390,6 +412,12 @@ mod tests {
         target(root.as_fd(), Path::new("/etc/file"), false).unwrap();
         std::os::unix::fs::symlink("../../../../etc/passwd", dir.path().join("out")).unwrap();
         assert_eq!(read_inside(dir.path(), "/out"), "", "a link does not lead out");
+        std::os::unix::fs::symlink("/run/x/resolv.conf", dir.path().join("etc/resolv.conf"))
+            .unwrap();
+        target(root.as_fd(), Path::new("/etc/resolv.conf"), false).unwrap();
+        assert!(dir.path().join("run/x/resolv.conf").is_file(), "made where the link leads");
+        std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
+        assert!(target(root.as_fd(), Path::new("/loop"), false).is_err());
     }
 
     #[test]
