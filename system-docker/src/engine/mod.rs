@@ -32,8 +32,11 @@ pub mod remove;
 pub mod request;
 pub mod signal;
 pub mod start;
+pub mod stats;
 pub mod stop;
 pub mod time;
+pub mod top;
+pub mod update;
 pub mod volumes;
 pub mod wait;
 

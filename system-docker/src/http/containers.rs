@@ -12,13 +12,13 @@ use futures_util::stream;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::answer::{Answer, body, flag, json, nothing, streamed};
+use super::answer::{Answer, body, flag, json, line, nothing, streamed};
 use super::hijack::{self, Session};
 use crate::engine::attach::{Wants, detach_keys, encode};
 use crate::engine::error::ApiError;
 use crate::engine::list::{FILTERS, Filters};
 use crate::engine::wait::{Condition, Wait};
-use crate::engine::{Engine, logs, time};
+use crate::engine::{Engine, logs, stats, time};
 
 pub type Ask = Query<HashMap<String, String>>;
 type App = State<Arc<Engine>>;
@@ -95,6 +95,39 @@ pub async fn unpause(State(engine): App, Path(id): Path<String>) -> Answer {
 pub async fn rename(State(engine): App, Path(id): Path<String>, Query(query): Ask) -> Answer {
     engine.rename(&*engine.container(&id)?, text(&query, "name")).await?;
     nothing()
+}
+
+pub async fn top(State(engine): App, Path(id): Path<String>, Query(query): Ask) -> Answer {
+    json(engine.top(&*engine.container(&id)?, text(&query, "ps_args"))?)
+}
+
+pub async fn update(State(engine): App, Path(id): Path<String>, bytes: Bytes) -> Answer {
+    engine.update(&*engine.container(&id)?, body(&bytes)?).await?;
+    json(json!({ "Warnings": [] }))
+}
+
+/// One reading, or one a second for as long as the container is there and somebody reads.
+pub async fn stats(State(engine): App, Path(id): Path<String>, Query(query): Ask) -> Answer {
+    let container = engine.container(&id)?;
+    let stream = query.get("stream").is_none_or(|_| flag(query.get("stream")));
+    let (to, from) = mpsc::channel(2);
+    let first = engine.read_stats(&container)?;
+    if !stream && flag(query.get("one-shot")) {
+        return json(stats::shown(&container, first.as_ref(), None));
+    }
+    tokio::spawn(async move {
+        let mut before = first;
+        loop {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            let Ok(reading) = engine.read_stats(&container) else { return };
+            let shown = stats::shown(&container, reading.as_ref(), before.as_ref());
+            if to.send(line(&shown)).await.is_err() || !stream || *container.removal().borrow() {
+                return;
+            }
+            before = reading;
+        }
+    });
+    Ok(streamed("application/json", from))
 }
 
 pub async fn remove(State(engine): App, Path(id): Path<String>, Query(query): Ask) -> Answer {
