@@ -1,6 +1,7 @@
 //! The one binary: PID 1, modprobe, the shim of a container, the daemon, and a small client of its own API.
 //! What it is depends on how it was called; the first three are decided before any thread exists.
 
+mod archive;
 mod client;
 mod daemon;
 mod engine;
@@ -26,6 +27,9 @@ enum Verb {
     Daemon(daemon::Args),
     /// Fills a state folder with the images and the first generation of a release.
     Seed(seed::Args),
+    /// Reads or writes files of a container's root.
+    #[command(hide = true)]
+    Archive(archive::Args),
     #[command(flatten)]
     Client(Box<client::Verb>),
 }
@@ -45,7 +49,11 @@ fn main() -> ExitCode {
     {
         return ros_runtime::shim::main(Path::new(dir));
     }
-    match run(Cli::parse().verb) {
+    let verb = match Cli::parse().verb {
+        Verb::Archive(args) => return archive::run(&args),
+        verb => verb,
+    };
+    match run(verb) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("system-docker: {error:#}");
@@ -58,6 +66,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match verb {
         Verb::Daemon(args) => runtime.block_on(daemon::run(&args)).map(|()| ExitCode::SUCCESS),
+        Verb::Archive(_) => Ok(ExitCode::SUCCESS),
         Verb::Seed(args) => seed::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Client(verb) => {
             let code = runtime.block_on(client::run(verb));

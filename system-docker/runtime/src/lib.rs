@@ -31,6 +31,7 @@ pub use client::{AttachReader, AttachStream, AttachWriter, Process, Runtime};
 pub use devices::{device, devices_under};
 pub use error::RuntimeError;
 pub use request::{ExecRequest, Log, Mount, MountKind, Propagation, Root, ShimRequest};
+pub use shim::detached_root;
 pub use spec::{
     Device, DeviceKind, DeviceRule, Namespace, Namespaces, Resources, Rlimit, Seccomp, SpecInput,
     host_capabilities, spec,

@@ -12,6 +12,7 @@
 //! A container's record is changed in memory under its lock, never across an await, and written durably before
 //! the verb answers. `Container::verbs` lets one verb at a time work on a container.
 
+pub mod archive;
 pub mod attach;
 pub mod container;
 pub mod create;

@@ -3,6 +3,7 @@
 //! Paths come with a version (`/v1.47/info`) or without; the version is checked and cut off before routing.
 
 mod answer;
+mod archive;
 mod containers;
 mod exec;
 mod hijack;
@@ -80,6 +81,15 @@ fn container_routes() -> Router<Arc<Engine>> {
         .route("/containers/{id}/pause", post(containers::pause))
         .route("/containers/{id}/unpause", post(containers::unpause))
         .route("/containers/{id}/rename", post(containers::rename))
+        .route(
+            "/containers/{id}/archive",
+            get(archive::get)
+                .head(archive::head)
+                .put(archive::put)
+                .layer(DefaultBodyLimit::disable()),
+        )
+        .route("/containers/{id}/export", get(archive::export))
+        .route("/containers/{id}/changes", get(archive::changes))
         .route("/containers/{id}/top", get(containers::top))
         .route("/containers/{id}/update", post(containers::update))
         .route("/containers/{id}/stats", get(containers::stats))

@@ -26,6 +26,14 @@ use log::JsonLog;
 use serve::{Job, Shim};
 use stdio::Stdio;
 
+/// A container's root, put together and mounted nowhere: to be looked into through the descriptor alone.
+///
+/// # Errors
+/// When a layer is missing or the kernel refuses.
+pub fn detached_root(root: &crate::Root) -> io::Result<std::os::fd::OwnedFd> {
+    mounts::detached(root)
+}
+
 /// Runs the container (`request.json`) or exec (`exec.json`) of the folder `dir`. Reports on stdout how making it went,
 /// one [`Answer`]; complaints go to stderr. To be called in a process of one thread, started for it alone.
 #[must_use]

@@ -291,12 +291,16 @@ fn told(context: &OwnedFd, error: Errno) -> io::Error {
 
 fn mount_root(root: &Root, root_dir: &Path) -> Result<(), RuntimeError> {
     fs::create_dir_all(root_dir).map_err(|e| refused("make the root's folder", e))?;
-    let tree = if root.lower.is_empty() { plain(root) } else { overlay(root) };
-    let tree = tree.map_err(|e| RuntimeError::BadMount(format!("root: {e}")))?;
+    let tree = detached(root).map_err(|e| RuntimeError::BadMount(format!("root: {e}")))?;
     ros_sys::mount::set_attributes(tree.as_fd(), false, false, MsFlags::MS_PRIVATE.bits())
         .map_err(|e| refused("make the root private", e))?;
     move_mount(&tree, "", CWD, root_dir, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(|e| refused("mount the root", e.into()))
+}
+
+/// The root as a mount that is attached nowhere.
+pub(super) fn detached(root: &Root) -> io::Result<OwnedFd> {
+    if root.lower.is_empty() { plain(root) } else { overlay(root) }
 }
 
 fn plain(root: &Root) -> io::Result<OwnedFd> {

@@ -1,0 +1,143 @@
+//! `cp` and `export`: files of a container's root, by a child process that sees nothing else (see [`crate::archive`]);
+//! `diff`: what is in the writable layer.
+
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use ros_runtime::{Root, detached_root};
+use rustix::io::{FdFlags, fcntl_setfd};
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+
+use super::Engine;
+use super::container::Container;
+use super::error::{ApiError, Result};
+use crate::archive::{MISSING, NO_FOLDER, READ_ONLY};
+
+/// What is done to a container's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// A tar of a path.
+    Get,
+    /// A tar into a path.
+    Put,
+    /// What a path is.
+    Stat,
+    /// A tar of everything.
+    Export,
+}
+
+impl Verb {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Put => "put",
+            Self::Stat => "stat",
+            Self::Export => "export",
+        }
+    }
+}
+
+impl Engine {
+    /// Starts the child; its stdin and stdout are pipes.
+    pub fn archive(
+        &self,
+        container: &Container,
+        verb: Verb,
+        path: &str,
+        keep_kinds: bool,
+    ) -> Result<Child> {
+        let root = self.root_of(container)?;
+        let exe = std::env::current_exe()?;
+        // Inherited under its own number. Nothing else is spawned in between: there is one thread.
+        fcntl_setfd(&root, FdFlags::empty()).map_err(std::io::Error::from)?;
+        let mut command = Command::new(exe);
+        command.args(["archive", "--root-fd", &root.as_raw_fd().to_string(), verb.word()]);
+        if keep_kinds {
+            command.arg("--keep-kinds");
+        }
+        command.args(["--", path]);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let child = command.spawn()?;
+        drop(root);
+        Ok(child)
+    }
+
+    /// The container's root as its processes see it, or, when it does not run, its layers put together.
+    fn root_of(&self, container: &Container) -> Result<OwnedFd> {
+        if let Ok(process) = container.running() {
+            let path = format!("/proc/{}/root", process.pid());
+            return Ok(fs::File::open(path)?.into());
+        }
+        let record = container.record().clone();
+        let dir = container.dir();
+        let root = Root {
+            lower: self.store.lower_dirs(&record.image)?,
+            upper: dir.join("upper"),
+            work: dir.join("work"),
+        };
+        Ok(detached_root(&root)?)
+    }
+
+    /// What was added (1), changed (0) and deleted (2) in the container's own layer.
+    pub fn diff(&self, container: &Container) -> Result<Vec<Value>> {
+        let lower = self.store.lower_dirs(&container.record().image)?;
+        let mut found = Vec::new();
+        changes(&container.dir().join("upper"), Path::new("/"), &lower, &mut found)?;
+        found.sort();
+        Ok(found.into_iter().map(|(path, kind)| json!({ "Path": path, "Kind": kind })).collect())
+    }
+}
+
+/// Why the child did not do it.
+pub async fn refusal(child: Child, path: &str) -> Option<ApiError> {
+    let output = child.wait_with_output().await.ok()?;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let code = output.status.code().and_then(|code| u8::try_from(code).ok());
+    match code {
+        Some(0) => None,
+        Some(MISSING) => {
+            Some(ApiError::missing(format!("Could not find the file {path} in container")))
+        }
+        Some(NO_FOLDER) => {
+            Some(ApiError::bad(format!("extraction point is not a directory: {path}")))
+        }
+        Some(READ_ONLY) => {
+            Some(ApiError { status: 403, message: "container rootfs is marked read-only".into() })
+        }
+        _ => Some(ApiError::internal(said)),
+    }
+}
+
+fn changes(
+    upper: &Path,
+    inside: &Path,
+    lower: &[PathBuf],
+    found: &mut Vec<(PathBuf, u8)>,
+) -> Result<()> {
+    for entry in fs::read_dir(upper)? {
+        let entry = entry?;
+        let meta = entry.path().symlink_metadata()?;
+        let path = inside.join(entry.file_name());
+        let was_there = lower.iter().any(|layer| {
+            layer.join(path.strip_prefix("/").unwrap_or(&path)).symlink_metadata().is_ok()
+        });
+        // overlayfs: a character device 0:0 hides what the layers below have.
+        if meta.file_type().is_char_device() && meta.rdev() == 0 {
+            found.push((path, 2));
+            continue;
+        }
+        found.push((path.clone(), u8::from(!was_there)));
+        if meta.is_dir() {
+            changes(&entry.path(), &path, lower, found)?;
+        }
+    }
+    Ok(())
+}
