@@ -4,7 +4,7 @@
 //! The root is an inherited file descriptor. `get` and `export` write a tar to stdout, `put` reads one from stdin, `stat` prints JSON.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
@@ -151,7 +151,7 @@ fn put(path: &Path, keep_kinds: bool) -> Result<()> {
         entry.unpack_in(path).with_context(|| target.display().to_string())?;
     }
     // The padding behind the end: whoever writes must not find the pipe closed.
-    io::copy(&mut io::stdin().lock().by_ref(), &mut io::sink()).context("read the archive")?;
+    io::copy(&mut archive.into_inner(), &mut io::sink()).context("read the archive")?;
     Ok(())
 }
 

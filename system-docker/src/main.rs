@@ -6,6 +6,7 @@ mod client;
 mod daemon;
 mod engine;
 mod http;
+mod init;
 mod seed;
 
 use std::ffi::OsString;
@@ -36,10 +37,13 @@ enum Verb {
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
+    let called = args.first().and_then(|arg| Path::new(arg).file_name()).unwrap_or_default();
+    if called == "docker-init" {
+        return init::run(args.get(1..).unwrap_or_default());
+    }
     if std::process::id() == 1 {
         ros_boot::pid1::main();
     }
-    let called = args.first().and_then(|arg| Path::new(arg).file_name()).unwrap_or_default();
     if called == "modprobe" {
         let words = args.iter().skip(1).map(|arg| arg.to_string_lossy().into_owned());
         return ros_boot::modules::modprobe_main(words);

@@ -91,6 +91,13 @@ impl Engine {
         let lower = self.store.lower_dirs(&container.record().image)?;
         let mut found = Vec::new();
         changes(&container.dir().join("upper"), Path::new("/"), &lower, &mut found)?;
+        // Where something is mounted is no change of the container's.
+        let mounts: Vec<PathBuf> =
+            container.record().mounts.iter().map(|mount| mount.target.clone()).collect();
+        let own = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/sbin/docker-init"];
+        found.retain(|(path, _)| {
+            !mounts.contains(path) && !own.iter().any(|own| path == Path::new(own))
+        });
         found.sort();
         Ok(found.into_iter().map(|(path, kind)| json!({ "Path": path, "Kind": kind })).collect())
     }

@@ -29,6 +29,7 @@ impl Engine {
         let config = merged(&body, &image_config["config"]);
         let volumes: Vec<String> = config.volumes.clone().unwrap_or_default();
         let mut points = mounts::resolve(&host_config, &volumes)?;
+        self.volumes_from(&host_config, &mut points)?;
         let id = new_id()?;
         let name = self.free_name(name, &id)?;
         self.provide_volumes(&mut points, &self.store.lower_dirs(&image)?)?;
@@ -49,6 +50,26 @@ impl Engine {
         let container = self.put(record)?;
         self.events().container(&container, "create", &[]);
         Ok((container, warnings))
+    }
+
+    /// Adds the mounts of the containers that `--volumes-from` names; what is there already stays.
+    fn volumes_from(&self, host: &HostConfig, points: &mut Vec<mounts::MountPoint>) -> Result<()> {
+        for text in host.volumes_from.iter().flatten() {
+            let (name, mode) = text.split_once(':').unwrap_or((text, "rw"));
+            if !matches!(mode, "rw" | "ro" | "z" | "Z" | "") {
+                return Err(ApiError::bad(format!(
+                    "invalid mode in volumes-from {text:?}: {mode:?}"
+                )));
+            }
+            let theirs = self.container(name)?.record().mounts.clone();
+            for mut mount in theirs {
+                if !points.iter().any(|own| own.target == mount.target) {
+                    mount.read_only |= mode == "ro";
+                    points.push(mount);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn put(&self, record: Record) -> Result<Arc<Container>> {
@@ -127,9 +148,6 @@ fn check(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
     if host.device_requests.as_ref().is_some_and(|requests| !requests.is_empty()) {
         return Err(ApiError::bad("device requests (--gpus) are not available: name the devices"));
     }
-    if host.volumes_from.as_ref().is_some_and(|list| !list.is_empty()) {
-        return Err(ApiError::bad("volumes-from is not available: name the volumes"));
-    }
     if host.runtime.as_deref().is_some_and(|name| !name.is_empty() && name != "runc") {
         return Err(ApiError::bad(
             "unknown or invalid runtime name: there is only one runtime here",
@@ -137,9 +155,6 @@ fn check(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
     }
     if host.userns_mode.as_deref().is_some_and(|mode| !mode.is_empty() && mode != "host") {
         return Err(ApiError::bad("user namespaces are not available"));
-    }
-    if host.init == Some(true) {
-        return Err(ApiError::bad("--init is not available: the image must bring an init"));
     }
     Ok(())
 }

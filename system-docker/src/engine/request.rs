@@ -16,6 +16,8 @@ use super::mounts::{Kind, MountPoint};
 /// A log grows to 10 MiB, and three files of it are kept, unless asked otherwise.
 const LOG_SIZE: u64 = 10 << 20;
 const LOG_FILES: u32 = 3;
+/// Docker's place for the init of a container that asks for one.
+const INIT: &str = "/sbin/docker-init";
 /// Docker's sizes of `/dev/shm`.
 const SHM_SIZE: u64 = 64 << 20;
 
@@ -31,6 +33,9 @@ impl Engine {
         let dir = container.dir();
         let mut mounts: Vec<MountPoint> = record.mounts.clone();
         mounts.extend(self.own_files(container, record)?);
+        if record.host_config.init == Some(true) {
+            mounts.push(init_mount()?);
+        }
         mounts.sort_by_key(|mount| mount.target.components().count());
         mounts.iter().try_for_each(MountPoint::prepare)?;
         Ok(ShimRequest {
@@ -107,6 +112,9 @@ impl Engine {
         args.extend(config.cmd.clone().unwrap_or_default());
         if args.is_empty() {
             return Err(ApiError::bad("no command specified"));
+        }
+        if host.init == Some(true) {
+            args.splice(0..0, [INIT.to_owned(), "--".to_owned()]);
         }
         let privileged = host.privileged.unwrap_or(false);
         let namespaces = self.namespaces(host)?;
@@ -197,6 +205,21 @@ impl Engine {
             },
         }
     }
+}
+
+/// This program under the name by which it is a container's init.
+fn init_mount() -> Result<MountPoint> {
+    Ok(MountPoint {
+        kind: Kind::Bind,
+        name: String::new(),
+        source: std::env::current_exe()?,
+        target: INIT.into(),
+        mode: String::new(),
+        read_only: true,
+        propagation: ros_runtime::Propagation::Rprivate,
+        recursive: false,
+        create: false,
+    })
 }
 
 /// A network that is not named is the host's: system services live there, and no address range is taken.
