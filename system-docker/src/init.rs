@@ -53,7 +53,7 @@ fn start(words: &[&OsString], before: &SigSet) -> Result<Pid, (String, u8)> {
         Ok(child) => Ok(Pid::from_raw(i32::try_from(child.id()).unwrap_or(0))),
         Err(error) => {
             let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
-            Err((format!("{}: {error}", program.display()), code))
+            Err((format!("{}: {error}", program.to_string_lossy()), code))
         }
     }
 }
