@@ -36,7 +36,8 @@ enum Verb {
     },
     /// Replaces the OS by another version, newer or older
     Upgrade {
-        /// The release: os:v1.2, v1.2, or a whole name; the newest there is when not given
+        /// The release: os:v1.2, v1.2, or a whole name; without it, the releases file's current one or the newest
+        /// that is no pre-release
         #[arg(short, long)]
         image: Option<String>,
         /// Install it, and go on with what runs
@@ -113,11 +114,13 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Verb::Upgrade { image, stage, dry_run, append, how } => {
             let image = match image {
                 Some(image) => image,
-                None => newest().await?,
+                None => list::suggested(&Machine::read()?).await?.to_string(),
             };
             upgrade::upgrade(&image, &How { stage, dry_run, append, ..how.how() }).await?;
         }
-        Verb::Rollback { version, how } => upgrade::rollback(version.as_deref(), &how.how())?,
+        Verb::Rollback { version, how } => {
+            upgrade::rollback(version.as_deref(), &how.how()).await?
+        }
         Verb::Pin { version } => pin(&version)?,
         Verb::Unpin { version } => unpin(version.as_deref())?,
         Verb::Status { format } => return status(format),
@@ -150,17 +153,6 @@ async fn list(local: bool, format: Format) -> Result<()> {
     };
     let rows: Vec<Vec<String>> = entries.iter().map(row).collect();
     show(format, &entries, &["VERSION", "WHERE", "STATE", "NOTE", "IMAGE"], &rows)
-}
-
-/// The newest version in the registry.
-async fn newest() -> Result<String> {
-    let machine = Machine::read()?;
-    let remote = list::remote(&machine).await?;
-    let newest = list::entries(&machine, &remote).into_iter().find(|entry| entry.place != "local");
-    match newest {
-        Some(entry) => Ok(entry.image),
-        None => bail!("no version is to be had: see `ros os list`"),
-    }
 }
 
 fn pin(version: &str) -> Result<()> {

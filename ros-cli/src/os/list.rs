@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ros_api::generation::Status;
 use ros_api::{Generation, Reference};
 use serde::Serialize;
@@ -53,16 +53,43 @@ impl Entry {
 /// # Errors
 /// When it cannot be reached.
 pub async fn remote(machine: &Machine) -> Result<Vec<Reference>> {
-    if let Some(url) = machine
-        .settings
-        .ros
-        .upgrade
-        .url
-        .as_deref()
-        .filter(|_| machine.settings.ros.upgrade.repository().is_none())
-    {
-        return releases::read(url).await?.references();
+    match releases_file(machine) {
+        Some(url) => releases::read(url).await?.references(),
+        None => tags(machine).await,
     }
+}
+
+/// What a machine should run that was told no version: the `current` of its releases file, or the newest version in
+/// the registry that is no pre-release.
+///
+/// # Errors
+/// When neither can be reached, or there is none.
+pub async fn suggested(machine: &Machine) -> Result<Reference> {
+    if let Some(url) = releases_file(machine)
+        && let Some(current) = &releases::read(url).await?.current
+    {
+        return machine.reference(current);
+    }
+    let there = remote(machine).await?;
+    newest(&there).cloned().context(
+        "there is no version but pre-releases: name one with --image; `ros os list` shows them",
+    )
+}
+
+fn newest(there: &[Reference]) -> Option<&Reference> {
+    let tagged = there.iter().filter_map(|reference| Some((reference.tag.as_deref()?, reference)));
+    tagged
+        .filter(|(tag, _)| version::is_release(tag))
+        .max_by(|(a, _), (b, _)| version::compare(a, b))
+        .map(|(_, reference)| reference)
+}
+
+fn releases_file(machine: &Machine) -> Option<&str> {
+    let upgrade = &machine.settings.ros.upgrade;
+    upgrade.url.as_deref().filter(|_| upgrade.repository().is_none())
+}
+
+async fn tags(machine: &Machine) -> Result<Vec<Reference>> {
     let repository = machine.repository()?;
     let tags = daemon::tags(&repository).await?;
     Ok(tags.iter().map(|tag| repository.with_tag(tag)).collect())
@@ -122,6 +149,16 @@ fn describe(entry: &mut Entry, generation: &Generation, machine: &Machine) {
 mod tests {
     use super::*;
     use crate::os::machine::tests::machine;
+
+    #[test]
+    fn a_pre_release_is_for_who_names_it() {
+        let there = |tags: &[&str]| -> Vec<Reference> {
+            tags.iter().map(|tag| format!("h:1/os:{tag}").parse().unwrap()).collect()
+        };
+        let all = there(&["v1.9", "v1.10", "v2.0-rc1", "latest", "v1.11-sick"]);
+        assert_eq!(newest(&all).unwrap().tag.as_deref(), Some("v1.10"));
+        assert_eq!(newest(&there(&["v2.0-rc1", "latest"])), None);
+    }
 
     #[test]
     fn local_and_remote_are_united_newest_first() {

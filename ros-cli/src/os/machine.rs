@@ -1,6 +1,6 @@
 //! What is known of this machine when the OS is to be replaced: what runs, what is installed, what boots next.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use cloud_config::Settings;
@@ -142,12 +142,6 @@ impl Machine {
         }
         Ok(())
     }
-}
-
-/// Where installed boot sets are.
-#[must_use]
-pub fn boot_sets() -> PathBuf {
-    paths::BOOT_SETS.into()
 }
 
 #[cfg(test)]

@@ -5,14 +5,13 @@ use std::path::Path;
 
 use anyhow::Result;
 use ros_api::boot::{self, MenuEntry};
-use ros_api::{Generations, durable, paths};
+use ros_api::{Generations, durable};
 
-/// Writes the menu of what is installed. A generation whose lock file cannot be read has no entry.
+/// Writes the menu of what is installed to `path`, normally [`ros_api::paths::GRUB_GENERATIONS`]. A generation whose lock file cannot be read has no entry.
 ///
 /// # Errors
 /// When it cannot be written; the old menu is whole then.
-pub fn write(generations: &Generations) -> Result<()> {
-    let path = Path::new(paths::GRUB_GENERATIONS);
+pub fn write(generations: &Generations, path: &Path) -> Result<()> {
     let text = text(generations)?;
     if std::fs::read_to_string(path).is_ok_and(|old| old == text) {
         return Ok(());

@@ -12,9 +12,13 @@
 //! write of the boot loader's environment block. Every step can be cut short and done again.
 
 pub mod asked;
+pub mod boot_sets;
+pub mod complete;
+pub mod copy;
 pub mod daemon;
 pub mod fetch;
 pub mod install;
+pub mod installer;
 pub mod list;
 pub mod machine;
 pub mod menu;

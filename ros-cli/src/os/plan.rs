@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use ros_api::{Digest, Reference, Release};
+use ros_api::{Digest, Reference, Release, paths};
 use serde::Serialize;
 
 use super::daemon::{Layer, Remote};
@@ -68,9 +68,16 @@ pub struct Plan {
     pub kernel: Option<(String, String)>,
     /// Bytes to fetch.
     pub fetch: u64,
-    /// Bytes of kernel and initrd that the BOOT partition needs.
+    /// Bytes that STATE needs while it is done.
+    pub state_bytes: u64,
+    /// Bytes of kernel and initrd that the BOOT partition needs; 0 when they are there.
     pub boot_bytes: u64,
 }
+
+/// Unpacked content is about three times what is fetched, and the blob is there beside it while it is unpacked.
+const UNPACKED: u64 = 4;
+/// What must be left on STATE.
+const RESERVE: u64 = 16 << 20;
 
 impl Plan {
     /// Compares `old`, which runs, with `new`; `images` are the release image and those of its services that are not
@@ -84,6 +91,7 @@ impl Plan {
         images: &[&Remote],
     ) -> Self {
         let services = services(old, new);
+        let fetch = bytes(images);
         let boot_set = old.boot_set.digest != new.boot_set.digest;
         let class = match () {
             () if boot_set => Class::Reboot,
@@ -100,8 +108,13 @@ impl Plan {
             services,
             boot_set,
             kernel: (old.kernel != new.kernel).then(|| (old.kernel.clone(), new.kernel.clone())),
-            fetch: bytes(images),
-            boot_bytes: new.boot_set.kernel_size + new.boot_set.initrd_size,
+            fetch,
+            state_bytes: fetch * UNPACKED + RESERVE,
+            boot_bytes: if boot_set {
+                new.boot_set.kernel_size + new.boot_set.initrd_size
+            } else {
+                0
+            },
         }
     }
 
@@ -132,6 +145,10 @@ impl Plan {
             if self.boot_set { format!("changed{kernel}") } else { "unchanged".into() },
         );
         line("fetch", size(self.fetch));
+        line("space", format!("up to {} on {}", size(self.state_bytes), paths::STATE));
+        if self.boot_bytes > 0 {
+            line("", format!("{} on {}", size(self.boot_bytes), paths::BOOT));
+        }
         text
     }
 }
@@ -192,6 +209,25 @@ mod tests {
             let plan = plan(&old, &new);
             assert_eq!((plan.class, plan.services.len()), (class, services), "{plan:?}");
         }
+    }
+
+    #[test]
+    fn it_says_what_changes_and_what_it_takes() {
+        let (old, new) = (release("v1", "b", &[("ntp", "1")]), release("v2", "c", &[("ntp", "2")]));
+        let text = plan(&old, &new).text();
+        for part in [
+            "v1 -> v2",
+            "class     reboot, by a reboot",
+            "service   ntp changed",
+            "boot set  changed",
+            "fetch     0 B",
+            "on /var",
+            "10 B on /boot",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+        let same = plan(&old, &release("v2", "b", &[("ntp", "2")])).text();
+        assert!(same.contains("boot set  unchanged") && !same.contains("/boot"), "{same}");
     }
 
     #[test]

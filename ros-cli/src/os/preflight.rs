@@ -1,28 +1,26 @@
 //! Whether there is room, before anything is fetched.
 
 use anyhow::{Context, Result, bail};
-use ros_api::paths;
+use ros_api::{Generations, Release, paths};
 
+use super::boot_sets::BootSets;
 use super::plan::{Plan, size};
 
-/// Unpacked content is about three times what is fetched, and the blob is there beside it while it is unpacked.
-const UNPACKED: u64 = 4;
-/// What must be left on STATE.
-const RESERVE: u64 = 16 << 20;
-
-/// Refuses an upgrade for which there is no room.
+/// Refuses an upgrade to `release` for which there is no room.
 ///
 /// # Errors
 /// Says where room is short, how much is there and how much is needed.
-pub fn check(plan: &Plan, boot_set_is_here: bool) -> Result<()> {
-    room(paths::STATE, plan.fetch * UNPACKED + RESERVE)?;
-    if !boot_set_is_here {
-        room(paths::BOOT, plan.boot_bytes)?;
+pub fn check(plan: &Plan, release: &Release, generations: &Generations) -> Result<()> {
+    state(plan.state_bytes)?;
+    let sets = BootSets::of_machine();
+    if sets.verify(&release.boot_set).is_err() {
+        sets.check_room(&release.boot_set, generations)?;
     }
     Ok(())
 }
 
-fn room(path: &str, needed: u64) -> Result<()> {
+fn state(needed: u64) -> Result<()> {
+    let path = paths::STATE;
     let there = rustix::fs::statvfs(path).with_context(|| format!("look at {path}"))?;
     let free = there.f_bavail * there.f_frsize;
     if free < needed {

@@ -25,6 +25,9 @@ pub struct OsStatus {
     pub pins: Vec<String>,
     /// Version that boots next.
     pub next_boot: Option<String>,
+    /// Why what was asked for failed.
+    #[serde(skip)]
+    asked_failure: Option<String>,
 }
 
 /// What runs.
@@ -73,7 +76,15 @@ impl OsStatus {
         let version = |number: u32| {
             machine.installed.iter().find(|g| g.number == number).map(|g| g.version.clone())
         };
+        let asked_failure = asked.as_ref().and_then(|asked| {
+            let failed = machine.installed.iter().find(|g| g.number == asked.generation)?;
+            match &failed.status {
+                Status::Failed { reason } => Some(reason.clone()),
+                _ => None,
+            }
+        });
         Self {
+            asked_failure,
             running: RunningNow {
                 generation: machine.running.generation,
                 version: machine.version().to_owned(),
@@ -96,6 +107,21 @@ impl OsStatus {
         asked.is_none() || asked == self.running.digest
     }
 
+    /// What became of what was asked for.
+    fn became(&self, asked: &Asked) -> String {
+        let on_trial = |trial: &TrialNow| trial.generation == asked.generation;
+        match (&self.trial, &self.asked_failure) {
+            _ if self.is_as_asked() => "it runs".into(),
+            (Some(trial), _) if on_trial(trial) && trial.tries_left > 0 => {
+                "it boots next, on trial".into()
+            }
+            (_, Some(reason)) => {
+                format!("it failed, and {} came back: {reason}", self.running.version)
+            }
+            _ => format!("it does not run; {} does", self.running.version),
+        }
+    }
+
     /// For people.
     #[must_use]
     pub fn text(&self) -> String {
@@ -106,14 +132,9 @@ impl OsStatus {
         let RunningNow { generation, version, state, .. } = &self.running;
         line("running", format!("{version} (generation {generation}, {state})"));
         if let Some(asked) = &self.asked {
-            let word = if self.is_as_asked() { "it runs" } else { "it does not run" };
-            line(
-                "asked",
-                format!(
-                    "{} (generation {}, by {}): {word}",
-                    asked.version, asked.generation, asked.by
-                ),
-            );
+            let Asked { version, generation, by, .. } = asked;
+            let became = self.became(asked);
+            line("asked", format!("{version} (generation {generation}, by {by}): {became}"));
         }
         if let Some(trial) = &self.trial {
             line(
@@ -148,6 +169,31 @@ mod tests {
     use crate::os::machine::tests::machine;
 
     #[test]
+    fn what_was_asked_for_is_told_apart() {
+        let table = [
+            (1, Status::Good, false, "it runs"),
+            (2, Status::Trial, true, "it boots next, on trial"),
+            (2, Status::Staged, false, "it does not run; v1.0 does"),
+        ];
+        for (generation, status, on_trial, expected) in table {
+            let mut machine = machine(&[("v1.0", Status::Good), ("v1.1", status)]);
+            if on_trial && let Some(env) = &mut machine.env {
+                env.set_trial(generation);
+            }
+            let version = if generation == 1 { "v1.0" } else { "v1.1" };
+            let asked = Asked {
+                by: "upgrade".into(),
+                version: version.into(),
+                digest: Digest::of(version.as_bytes()),
+                generation,
+                time: 0,
+            };
+            let text = OsStatus::of(&machine, Some(asked)).text();
+            assert!(text.contains(expected), "{expected:?} is not in\n{text}");
+        }
+    }
+
+    #[test]
     fn it_says_why_the_machine_went_back() {
         let machine = machine(&[
             ("v1.0", Status::Good),
@@ -165,7 +211,7 @@ mod tests {
         let text = status.text();
         for part in [
             "running    v1.0 (generation 1, good)",
-            "it does not run",
+            "it failed, and v1.0 came back: ntp: ended",
             "ntp: ended with 1",
             "next boot  v1.0",
         ] {

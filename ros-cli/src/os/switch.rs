@@ -9,17 +9,63 @@ use ros_api::{Generation, Generations, paths};
 
 use super::menu;
 
-/// Puts a generation on trial: it is booted next, three times at most, and what boots now stays the default.
+/// Puts a generation on trial: it is booted next, three times at most. What it falls back to is what `runs` now, when
+/// that is good, or else what the default was.
 ///
 /// # Errors
 /// When a file cannot be written. Until the last one is, the next boot is the old one.
-pub fn to_trial(generations: &Generations, generation: &Generation) -> Result<()> {
+pub fn to_trial(
+    generations: &Generations,
+    generation: &Generation,
+    runs: Option<&Generation>,
+) -> Result<()> {
     if generation.status != Status::Good {
         generations.put(&Generation { status: Status::Trial, ..generation.clone() })?;
     }
-    menu::write(generations)?;
+    menu::write(generations, Path::new(paths::GRUB_GENERATIONS))?;
     let path = Path::new(paths::GRUB_ENV);
     let mut env = BootEnv::read(path)?;
-    env.set_trial(generation.number);
+    try_next(&mut env, generation.number, runs);
     env.write(path).context("put the generation on trial")
+}
+
+/// Calls off the trial of generation `tried`, which was not booted yet.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn call_off(generations: &Generations, tried: u32) -> Result<()> {
+    let path = Path::new(paths::GRUB_ENV);
+    let mut env = BootEnv::read(path)?;
+    env.clear_trial();
+    env.write(path).context("call the trial off")?;
+    let tried = generations.get(tried)?;
+    if tried.status == Status::Trial {
+        generations.put(&Generation { status: Status::Staged, ..tried })?;
+        menu::write(generations, Path::new(paths::GRUB_GENERATIONS))?;
+    }
+    Ok(())
+}
+
+fn try_next(env: &mut BootEnv, number: u32, runs: Option<&Generation>) {
+    if let Some(runs) = runs.filter(|runs| runs.status == Status::Good && runs.number != number) {
+        env.set_default(runs.number);
+    }
+    env.set_trial(number);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::machine::tests::machine;
+
+    #[test]
+    fn what_runs_and_is_good_comes_back() {
+        for (status, default) in [(Status::Good, 1), (Status::Trial, 9)] {
+            let machine = machine(&[("v1.0", status), ("v1.1", Status::Staged)]);
+            let mut env = BootEnv::default();
+            env.set_default(9);
+            try_next(&mut env, 2, machine.current());
+            assert_eq!((env.default_generation(), env.trial()), (Some(default), Some((2, 3))));
+        }
+    }
 }

@@ -1,30 +1,37 @@
 //! What a boot says about the generation that was booted, and about one that did not come up.
 //!
 //! Each function writes so that a power cut after any write leaves a machine that boots what was good: a generation is
-//! `good` on disk before the boot loader is told that it is the default.
+//! `good` on disk before the boot loader is told that it is the default. What goes back goes back even when its reason
+//! cannot be kept: a full disk must not hold a machine on what is sick.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use ros_api::boot::{Attempt, BootEnv, Reached, TRIES};
+use ros_api::boot::{Attempt, BootEnv, Mode, Reached, TRIES};
 use ros_api::generation::{Pointer, Status};
 use ros_api::{Generation, Generations, paths};
 
 use super::menu;
+use crate::services::roster;
 
 /// The files that a verdict changes.
 pub struct Trial {
     generations: Generations,
-    env_path: std::path::PathBuf,
+    menu_path: PathBuf,
+    env_path: PathBuf,
     env: BootEnv,
 }
 
 impl Trial {
-    /// This machine's; none when it has no boot loader of ours.
+    /// This machine's; none when it has no boot loader of ours, or runs from RAM: a live medium must not judge what
+    /// is on the disk beside it.
     ///
     /// # Errors
     /// When the environment block is there and cannot be read.
     pub fn open() -> Result<Option<Self>> {
+        if roster::boot_report().is_none_or(|report| report.mode != Mode::Disk) {
+            return Ok(None);
+        }
         let env_path = Path::new(paths::GRUB_ENV).to_owned();
         let env = match BootEnv::read(&env_path) {
             Ok(env) => env,
@@ -33,6 +40,7 @@ impl Trial {
         };
         Ok(Some(Self {
             generations: Generations::at(Path::new(paths::GENERATIONS)),
+            menu_path: paths::GRUB_GENERATIONS.into(),
             env_path,
             env,
         }))
@@ -57,16 +65,16 @@ impl Trial {
             return Ok(None);
         };
         let reason = reason(number, previous);
-        if let Ok(generation) = self.generations.get(number) {
-            // It may have become good just before the power went.
-            if generation.status != Status::Good {
-                self.put(&generation, Status::Failed { reason: reason.clone() })?;
-            }
-        }
+        let noted = match self.generations.get(number) {
+            // It became good just before the power went.
+            Ok(tried) if tried.status == Status::Good && was_healthy(number, previous) => Ok(()),
+            Ok(tried) => self.put(&tried, Status::Failed { reason: reason.clone() }),
+            Err(error) => Err(error.into()),
+        };
         self.env.clear_trial();
         self.write()?;
-        let version =
-            self.generations.get(number).map(|generation| generation.version).unwrap_or_default();
+        noted.context("keep why it failed")?;
+        let version = self.generations.get(number)?.version;
         Ok(Some(format!(
             "{version} (generation {number}) failed: {reason}; back on generation {running}"
         )))
@@ -102,12 +110,15 @@ impl Trial {
     /// The running generation is on trial and sick: the next boot is what was good.
     ///
     /// # Errors
-    /// When a file cannot be written; then the tries that are left decide.
+    /// When a file cannot be written. The boot loader is told even when the reason cannot be kept; when it cannot be
+    /// told, the tries that are left decide.
     pub fn failed(&mut self, running: u32, reason: &str) -> Result<()> {
-        let generation = self.generations.get(running)?;
-        self.put(&generation, Status::Failed { reason: reason.to_owned() })?;
+        let noted = self.generations.get(running).map_err(anyhow::Error::from);
+        let noted =
+            noted.and_then(|sick| self.put(&sick, Status::Failed { reason: reason.to_owned() }));
         self.env.clear_trial();
-        self.write()
+        self.write()?;
+        noted.context("keep why it failed")
     }
 
     /// An orderly reboot during a trial does not count as a try.
@@ -127,9 +138,7 @@ impl Trial {
     fn put(&self, generation: &Generation, status: Status) -> Result<()> {
         self.generations.put(&Generation { status, ..generation.clone() })?;
         // The menu is for people: a stale word in it must not keep a verdict from being kept.
-        if self.env_path == Path::new(paths::GRUB_ENV)
-            && let Err(error) = menu::write(&self.generations)
-        {
+        if let Err(error) = menu::write(&self.generations, &self.menu_path) {
             eprintln!("boot menu: {error:#}");
         }
         Ok(())
@@ -138,6 +147,11 @@ impl Trial {
     fn write(&self) -> Result<()> {
         self.env.write(&self.env_path).context("tell the boot loader")
     }
+}
+
+fn was_healthy(number: u32, previous: Option<&Attempt>) -> bool {
+    previous
+        .is_some_and(|attempt| attempt.generation == number && attempt.reached == Reached::Healthy)
 }
 
 /// Why generation `number` did not come up, as far as the attempt before this boot knows.
@@ -185,7 +199,8 @@ mod tests {
                 &format!("ros_trial={number}\nros_tries={tries}"),
             );
         }
-        Trial { generations, env_path: dir.join("grubenv"), env: BootEnv::parse(&text) }
+        let (menu_path, env_path) = (dir.join("generations.cfg"), dir.join("grubenv"));
+        Trial { generations, menu_path, env_path, env: BootEnv::parse(&text) }
     }
 
     fn on_disk(trial: &Trial) -> (Option<u32>, Option<(u32, u32)>) {
@@ -244,6 +259,38 @@ mod tests {
             assert!(said.contains(expected), "{said}");
             assert_eq!(on_disk(&trial), (Some(1), None));
         }
+    }
+
+    #[test]
+    fn a_good_one_that_came_up_no_more_failed_unless_only_the_power_went() {
+        let healthy = Attempt {
+            generation: 2,
+            boot_id: String::new(),
+            reached: Reached::Healthy,
+            detail: String::new(),
+        };
+        for (previous, word) in [(None, "failed"), (Some(healthy), "good")] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut trial = machine(dir.path(), Some((2, 0)));
+            let good = Generation { status: Status::Good, ..trial.generations.get(2).unwrap() };
+            trial.generations.put(&good).unwrap();
+            trial.settle_earlier(1, previous.as_ref()).unwrap();
+            assert_eq!(trial.generations.get(2).unwrap().status.word(), word);
+            assert_eq!(on_disk(&trial), (Some(1), None));
+        }
+    }
+
+    #[test]
+    fn it_goes_back_although_the_reason_cannot_be_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut trial = machine(dir.path(), Some((2, 2)));
+        std::fs::remove_dir_all(trial.generations.dir(2)).unwrap();
+        assert!(trial.failed(2, "ntp").is_err());
+        assert_eq!(on_disk(&trial), (Some(1), None));
+        let dir = tempfile::tempdir().unwrap();
+        let mut trial = machine(dir.path(), Some((3, 0)));
+        assert!(trial.settle_earlier(1, None).is_err());
+        assert_eq!(on_disk(&trial), (Some(1), None));
     }
 
     #[test]

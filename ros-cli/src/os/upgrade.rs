@@ -5,12 +5,6 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use bollard::models::{ContainerCreateBody, HostConfig};
-use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
-    StartContainerOptions, WaitContainerOptions,
-};
-use futures_util::{StreamExt, TryStreamExt};
 use ros_api::boot::InitRequest;
 use ros_api::generation::Status;
 use ros_api::{Generation, Reference, Release, paths};
@@ -19,17 +13,14 @@ use rustix::fs::{FlockOperation, flock};
 use super::asked::{Asked, now};
 use super::daemon::{self, Remote};
 use super::fetch::Fetch;
-use super::install::Installed;
-use super::machine::{Machine, boot_sets};
+use super::machine::Machine;
 use super::plan::{Class, Plan};
-use super::{preflight, switch};
+use super::{complete, installer, preflight, switch};
 use crate::commands::power::request_of_init;
 use crate::services::engine::Engine;
 
 /// One upgrade at a time.
 const LOCK: &str = "/run/ros/upgrade.lock";
-/// The container of a release's own installer.
-const INSTALLER: &str = "ros-installer";
 
 /// How it is done.
 #[derive(Clone, Debug, Default)]
@@ -53,34 +44,37 @@ pub struct How {
 /// # Errors
 /// When it is refused or fails; what boots has not changed then.
 pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
+    let _lock = if how.dry_run { None } else { Some(lock()?) };
     let machine = Machine::read()?;
     machine.check_replaceable()?;
-    let _lock = if how.dry_run { None } else { Some(lock()?) };
     let image = machine.reference(asked)?;
     let remote = daemon::remote(&image).await?;
     let release = remote.release(&image)?;
     check_allowed(&machine, &release.version, how)?;
-    let services = missing_services(&machine, &release, &image).await?;
+    let engine = Engine::connect()?;
+    let services = missing_services(&engine, &machine, &release, &image).await?;
     let images: Vec<&Remote> =
         std::iter::once(&remote).chain(services.iter().map(|(_, remote)| remote)).collect();
     let plan = Plan::of(&machine.running.release, &release, &image, remote.digest, &images);
-    let runs = machine
-        .current()
-        .is_some_and(|current| current.digest == remote.digest && current.append == how.append);
-    if runs && !how.dry_run && plan.class == Class::None {
-        eprintln!("{} runs already", release.version);
-        return Ok(());
+    if let Some(current) = machine.current().filter(|_| plan.class == Class::None)
+        && (current.digest, &current.append) == (remote.digest, &how.append)
+    {
+        return if how.dry_run {
+            runs_already(current)
+        } else {
+            stay(&machine, current, "upgrade")
+        };
     }
-    eprint!("{}", plan.text());
-    preflight::check(&plan, boot_sets().join(release.boot_set.digest.hex()).exists())?;
+    talk(&plan.text());
+    preflight::check(&plan, &release, &machine.generations)?;
     if how.dry_run {
         return Ok(());
     }
     confirm(&format!("Replace {} by {}?", machine.version(), release.version), how.yes)?;
-    let engine = Engine::connect()?;
     fetch(&engine, &plan, &services).await?;
-    let number = install(&engine, &plan, &how.append).await?;
+    let number = installer::run(&engine, &plan, &how.append).await?;
     let generation = machine.generations.get(number)?;
+    complete::check(&machine, &generation, &engine).await?;
     finish(&machine, &generation, "upgrade", how)
 }
 
@@ -88,30 +82,36 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
 ///
 /// # Errors
 /// When there is none, it is refused, or a file cannot be written.
-pub fn rollback(version: Option<&str>, how: &How) -> Result<()> {
+pub async fn rollback(version: Option<&str>, how: &How) -> Result<()> {
+    let _lock = lock()?;
     let machine = Machine::read()?;
     machine.check_replaceable()?;
-    let _lock = lock()?;
-    let generation = match version {
-        Some(version) => machine.of_version(version).with_context(|| {
-            format!("{version} is not installed: `ros os list` shows what is; `ros os upgrade -i os:{version}` fetches it")
-        })?,
-        None => machine.previous().context("there is no other good generation to go back to: see `ros os list`")?,
-    };
+    let generation = target(&machine, version)?;
     if generation.number == machine.running.generation {
-        eprintln!("{} runs already", generation.version);
-        return Ok(());
+        return stay(&machine, generation, "rollback");
     }
     check_allowed(&machine, &generation.version, how)?;
-    eprintln!(
-        "{} -> {}  (generation {}, {})",
+    complete::check(&machine, generation, &Engine::connect()?).await?;
+    talk(&format!(
+        "{} -> {}  (generation {}, {})\n",
         machine.version(),
         generation.version,
         generation.number,
         generation.status.word()
-    );
+    ));
     confirm(&format!("Go back from {} to {}?", machine.version(), generation.version), how.yes)?;
     finish(&machine, generation, "rollback", how)
+}
+
+fn target<'a>(machine: &'a Machine, version: Option<&str>) -> Result<&'a Generation> {
+    match version {
+        Some(version) => machine.of_version(version).with_context(|| {
+            format!("{version} is not installed: `ros os list` shows what is; `ros os upgrade -i os:{version}` fetches it")
+        }),
+        None => machine
+            .previous()
+            .context("there is no other good generation to go back to: see `ros os list`"),
+    }
 }
 
 fn lock() -> Result<File> {
@@ -142,13 +142,13 @@ fn check_allowed(machine: &Machine, version: &str, how: &How) -> Result<()> {
 
 /// Services of the release whose images are not here.
 async fn missing_services(
+    engine: &Engine,
     machine: &Machine,
     release: &Release,
     image: &Reference,
 ) -> Result<Vec<(Reference, Remote)>> {
     let here: Vec<_> =
         machine.running.release.services.values().map(|service| service.digest).collect();
-    let engine = Engine::connect()?;
     let mut missing = Vec::new();
     for service in release.services.values().filter(|service| !here.contains(&service.digest)) {
         let name = release.service_reference(image, service);
@@ -188,86 +188,111 @@ async fn fetch(engine: &Engine, plan: &Plan, services: &[(Reference, Remote)]) -
     fetch.tag(&pinned, &plan.image).await
 }
 
-/// Runs the release's own installer; answers the number of the generation.
-async fn install(engine: &Engine, plan: &Plan, append: &str) -> Result<u32> {
-    let docker = engine.docker();
-    let remove = RemoveContainerOptionsBuilder::default().force(true).build();
-    // One that was cut short is in the way.
-    let _ = docker.remove_container(INSTALLER, Some(remove.clone())).await;
-    let mut arguments = vec![
-        "--image".to_owned(),
-        plan.image.to_string(),
-        "--digest".into(),
-        plan.digest.to_string(),
-    ];
-    if !append.is_empty() {
-        arguments.extend(["--append".into(), append.to_owned()]);
+/// What is asked for runs already: whatever else was to be booted next is not.
+fn stay(machine: &Machine, current: &Generation, by: &str) -> Result<()> {
+    if let Some((tried, _)) = machine.trial().filter(|(tried, _)| *tried != current.number) {
+        asked(current, by).write()?;
+        switch::call_off(&machine.generations, tried)?;
+        talk(&format!("the trial of generation {tried} is called off\n"));
     }
-    let bind = |path: &str| format!("{path}:{path}");
-    let host_config = HostConfig {
-        binds: Some([paths::BOOT, paths::ROS, paths::RUN_ROS].map(bind).to_vec()),
-        network_mode: Some("none".into()),
-        ..Default::default()
-    };
-    let body = ContainerCreateBody {
-        image: Some(plan.image.with_digest(plan.digest).to_string()),
-        cmd: Some(arguments),
-        host_config: Some(host_config),
-        ..Default::default()
-    };
-    let options = CreateContainerOptionsBuilder::default().name(INSTALLER).build();
-    docker.create_container(Some(options), body).await.context("make the installer")?;
-    let installed = run_installer(docker).await;
-    docker.remove_container(INSTALLER, Some(remove)).await.context("remove the installer")?;
-    installed
+    runs_already(current)
 }
 
-async fn run_installer(docker: &bollard::Docker) -> Result<u32> {
-    docker
-        .start_container(INSTALLER, None::<StartContainerOptions>)
-        .await
-        .context("start the installer")?;
-    let ended = docker
-        .wait_container(INSTALLER, None::<WaitContainerOptions>)
-        .try_collect::<Vec<_>>()
-        .await;
-    let options = LogsOptionsBuilder::default().stdout(true).stderr(true).build();
-    let mut said = String::new();
-    let mut lines = std::pin::pin!(docker.logs(INSTALLER, Some(options)));
-    while let Some(line) = lines.next().await {
-        said += &line?.to_string();
-    }
-    ended.map_err(|_| anyhow!("the installer failed: {}", said.trim()))?;
-    let installed: Option<Installed> =
-        said.lines().last().and_then(|line| serde_json::from_str(line).ok());
-    Ok(installed.with_context(|| format!("the installer said: {}", said.trim()))?.generation)
+fn runs_already(current: &Generation) -> Result<()> {
+    talk(&format!("{} runs already\n", current.version));
+    Ok(())
 }
 
 /// Switches to the generation and reboots, as far as that is wanted.
 fn finish(machine: &Machine, generation: &Generation, by: &str, how: &How) -> Result<()> {
     let Generation { number, version, .. } = generation;
     if how.stage {
-        eprintln!(
-            "{version} is installed as generation {number}; `ros os rollback {version}` boots it"
-        );
+        talk(&format!(
+            "{version} is installed as generation {number}; `ros os rollback {version}` boots it\n"
+        ));
         return Ok(());
     }
+    asked(generation, by).write()?;
+    switch::to_trial(&machine.generations, generation, machine.current())?;
+    if how.no_reboot {
+        talk(&format!(
+            "{version} boots next (generation {number}, on trial); `ros reboot` does it now\n"
+        ));
+        return Ok(());
+    }
+    talk(&format!(
+        "rebooting into {version} (generation {number}, on trial); if it is not healthy, it goes back by itself\n"
+    ));
+    request_of_init(Path::new(paths::INIT_CONTROL), InitRequest::Reboot)
+}
+
+fn asked(generation: &Generation, by: &str) -> Asked {
     Asked {
         by: by.into(),
-        version: version.clone(),
+        version: generation.version.clone(),
         digest: generation.digest,
-        generation: *number,
+        generation: generation.number,
         time: now(),
     }
-    .write()?;
-    switch::to_trial(&machine.generations, generation)?;
-    if how.no_reboot {
-        eprintln!("{version} boots next (generation {number}, on trial); `ros reboot` does it now");
-        return Ok(());
+}
+
+/// Says it on stderr. A terminal that went away must not stop what was begun.
+fn talk(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::machine::tests::machine;
+
+    fn failed() -> Status {
+        Status::Failed { reason: "ntp: ended with 1".into() }
     }
-    eprintln!(
-        "rebooting into {version} (generation {number}, on trial); if it is not healthy, {} comes back",
-        machine.version()
-    );
-    request_of_init(Path::new(paths::INIT_CONTROL), InitRequest::Reboot)
+
+    #[test]
+    fn a_pinned_machine_stays_and_a_failed_version_is_refused_unless_forced() {
+        let mut machine = machine(&[("v1.0", Status::Good), ("v1.5", failed())]);
+        let force = How { force: true, ..How::default() };
+        let said = |machine: &Machine, version: &str| {
+            check_allowed(machine, version, &force).unwrap();
+            check_allowed(machine, version, &How::default())
+                .map_err(|error| error.to_string())
+                .err()
+        };
+        assert_eq!(said(&machine, "v1.2"), None);
+        let refusal = said(&machine, "v1.5").unwrap();
+        assert!(refusal.contains("failed") && refusal.contains("ntp: ended with 1"), "{refusal}");
+        machine.pins.versions.insert("v1.2".into());
+        assert_eq!(said(&machine, "v1.2"), None, "a pin of another version holds nothing");
+        machine.pins.versions.insert("v1.0".into());
+        assert!(said(&machine, "v1.2").unwrap().contains("pinned"));
+        assert_eq!(said(&machine, "v1.0"), None);
+    }
+
+    #[test]
+    fn back_is_the_newest_good_one_that_does_not_run() {
+        let number = |machine: &Machine, version: Option<&str>| {
+            target(machine, version).map(|generation| generation.number)
+        };
+        let all = [
+            ("v1.0", Status::Good),
+            ("v1.1", Status::Good),
+            ("v1.2", Status::Good),
+            ("v1.5", failed()),
+            ("v1.6", Status::Staged),
+            ("v1.1", Status::Good),
+        ];
+        let mut machine = machine(&all);
+        assert_eq!(number(&machine, None).unwrap(), 6);
+        machine.running.generation = 6;
+        assert_eq!(number(&machine, None).unwrap(), 3);
+        assert_eq!(number(&machine, Some("v1.1")).unwrap(), 6);
+        assert_eq!(number(&machine, Some("v1.5")).unwrap(), 4);
+        let error = number(&machine, Some("v9")).unwrap_err().to_string();
+        assert!(error.contains("v9 is not installed"), "{error}");
+        machine.installed.truncate(1);
+        machine.running.generation = 1;
+        assert!(number(&machine, None).is_err());
+    }
 }

@@ -22,6 +22,13 @@ pub fn compare(a: &str, b: &str) -> Ordering {
     })
 }
 
+/// Whether it is a version, and not a pre-release or a word such as `latest`.
+#[must_use]
+pub fn is_release(version: &str) -> bool {
+    let (core, suffix) = split(version);
+    suffix.is_none() && core.starts_with(|c: char| c.is_ascii_digit())
+}
+
 fn split(version: &str) -> (&str, Option<&str>) {
     let version = version.strip_prefix('v').unwrap_or(version);
     match version.split_once('-') {
@@ -70,6 +77,15 @@ fn parts(text: &str) -> Vec<Part<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn releases_are_told_from_other_tags() {
+        let table =
+            [("v1.2", true), ("1.2.3", true), ("v2-rc1", false), ("latest", false), ("v", false)];
+        for (tag, expected) in table {
+            assert_eq!(is_release(tag), expected, "{tag}");
+        }
+    }
 
     #[test]
     fn newer_versions_come_later() {

@@ -1,0 +1,169 @@
+//! The boot sets on the BOOT partition: kernel and initrd, each pair under its own digest, shared by generations.
+//!
+//! ```text
+//!  /boot/sets/<hex>/{vmlinuz,initrd}     whole: renamed here after both are on disk and have the right digests
+//!  /boot/sets/.<short>.new/              being made; whatever is in it counts for nothing
+//! ```
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use ros_api::release::BootSet;
+use ros_api::{Generations, durable, paths};
+
+use super::copy::{copy, digest};
+use super::plan::size;
+
+/// The boot sets.
+#[derive(Clone, Debug)]
+pub struct BootSets {
+    root: PathBuf,
+}
+
+impl BootSets {
+    /// Those in `root`.
+    #[must_use]
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// This machine's.
+    #[must_use]
+    pub fn of_machine() -> Self {
+        Self::at(Path::new(paths::BOOT_SETS))
+    }
+
+    fn dir(&self, set: &BootSet) -> PathBuf {
+        self.root.join(set.digest.hex())
+    }
+
+    /// Whether a boot set is there and what its digests say.
+    ///
+    /// # Errors
+    /// Names the file that is missing or damaged.
+    pub fn verify(&self, set: &BootSet) -> Result<()> {
+        for (name, expected) in [("vmlinuz", &set.kernel), ("initrd", &set.initrd)] {
+            let path = self.dir(set).join(name);
+            let mut file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+            let found = digest(&mut file).with_context(|| format!("read {}", path.display()))?;
+            ensure!(found == *expected, "{} is damaged", path.display());
+        }
+        Ok(())
+    }
+
+    /// Puts the boot set whose files are in `from` there, unless it is there and whole.
+    ///
+    /// # Errors
+    /// When a file is not what its digest says, or there is no room even without what no generation needs.
+    pub fn put(&self, set: &BootSet, from: &Path, generations: &Generations) -> Result<()> {
+        if self.verify(set).is_ok() {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.root)
+            .with_context(|| format!("create {}", self.root.display()))?;
+        self.make_room(set, generations)?;
+        let building = self.root.join(format!(".{}.new", set.digest.short()));
+        for old in [&building, &self.dir(set)] {
+            remove(old)?;
+        }
+        fs::create_dir(&building).with_context(|| format!("create {}", building.display()))?;
+        for (name, expected) in [("vmlinuz", &set.kernel), ("initrd", &set.initrd)] {
+            let found = copy(&from.join(name), &building.join(name), 0o644)?;
+            ensure!(
+                found == *expected,
+                "{name} of the release is damaged: expected {expected}, found {found}"
+            );
+        }
+        durable::sync_parent(&building.join("vmlinuz"))?;
+        durable::rename(&building, &self.dir(set))?;
+        Ok(())
+    }
+
+    /// Refuses a boot set for which there is no room, even without those that no generation needs.
+    ///
+    /// # Errors
+    /// Says how much there is and how much is needed.
+    pub fn check_room(&self, set: &BootSet, generations: &Generations) -> Result<()> {
+        let needed = set.kernel_size + set.initrd_size;
+        let unused = self.unused(generations)?;
+        let room = free(&self.root)? + unused.iter().map(|dir| bytes_in(dir)).sum::<u64>();
+        if room < needed {
+            bail!(
+                "not enough space on {}: {} free, {} needed for kernel and initrd",
+                paths::BOOT,
+                size(room),
+                size(needed)
+            );
+        }
+        Ok(())
+    }
+
+    fn make_room(&self, set: &BootSet, generations: &Generations) -> Result<()> {
+        self.check_room(set, generations)?;
+        if free(&self.root)? < set.kernel_size + set.initrd_size {
+            self.unused(generations)?.iter().try_for_each(|dir| remove(dir))?;
+        }
+        Ok(())
+    }
+
+    /// What no generation needs, what was being made when the power went included.
+    fn unused(&self, generations: &Generations) -> Result<Vec<PathBuf>> {
+        let needed: BTreeSet<String> =
+            generations.list()?.iter().map(|generation| generation.boot_set.hex()).collect();
+        let entries = match fs::read_dir(&self.root) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.with_context(|| format!("read {}", self.root.display()))?,
+        };
+        let is_unused =
+            |entry: &fs::DirEntry| !needed.contains(&*entry.file_name().to_string_lossy());
+        Ok(entries.flatten().filter(is_unused).map(|entry| entry.path()).collect())
+    }
+}
+
+/// Bytes free where `path` is, or will be.
+fn free(path: &Path) -> Result<u64> {
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(path);
+    let there =
+        rustix::fs::statvfs(there).with_context(|| format!("look at {}", path.display()))?;
+    Ok(there.f_bavail * there.f_frsize)
+}
+
+fn bytes_in(dir: &Path) -> u64 {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::machine::tests::release;
+
+    #[test]
+    fn no_room_is_said_and_what_nobody_needs_counts_as_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sets, generations) =
+            (BootSets::at(dir.path()), Generations::at(&dir.path().join("g")));
+        let mut set = release("v1", "b", &[]).boot_set;
+        sets.check_room(&set, &generations).unwrap();
+        set.kernel_size = u64::MAX >> 1;
+        let error = sets.check_room(&set, &generations).unwrap_err().to_string();
+        assert!(error.contains("not enough space"), "{error}");
+        let old = dir.path().join("old");
+        fs::create_dir(&old).unwrap();
+        fs::write(old.join("initrd"), "123").unwrap();
+        assert_eq!(sets.unused(&generations).unwrap(), std::slice::from_ref(&old));
+        assert_eq!(bytes_in(&old), 3);
+    }
+}
