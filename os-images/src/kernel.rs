@@ -44,7 +44,7 @@ impl Kernel {
         let names: BTreeSet<&str> =
             wanted.iter().chain(&boot).map(|line| first_word(line)).collect();
         let key =
-            Digest::of(format!("1 {} {} {names:?}", package.name, package.version).as_bytes());
+            Digest::of(format!("2 {} {} {names:?}", package.name, package.version).as_bytes());
         let dir = cache.join("kernel").join(key.short());
         if !dir.exists() {
             eprintln!("kernel: {version} with {} modules and what they need", names.len());
@@ -111,14 +111,24 @@ fn unpack(package: &Package, version: &str, names: &BTreeSet<&str>, dir: &Path) 
     std::os::unix::fs::symlink("usr/lib", result.join("root/lib")).context("link lib")?;
     output(command("depmod").arg("-b").arg(result.join("root")).arg(version))?;
     fs::remove_file(result.join("root/lib")).context("remove lib")?;
-    keep_only_texts(&to)?;
+    keep_what_is_read(&to)?;
     copy(&all.join("boot").join(format!("vmlinuz-{version}")), &result.join("vmlinuz"))?;
     fs::rename(&result, dir).with_context(|| format!("rename onto {}", dir.display()))
 }
 
-/// Of depmod's files, those that the boot stage reads.
-fn keep_only_texts(dir: &Path) -> Result<()> {
-    let keep = ["modules.dep", "modules.alias", "modules.softdep", "modules.builtin", "kernel"];
+/// Of depmod's files, those that the boot stage reads, and the binary ones that udev's own loader asks for.
+fn keep_what_is_read(dir: &Path) -> Result<()> {
+    let keep = [
+        "modules.dep",
+        "modules.dep.bin",
+        "modules.alias",
+        "modules.alias.bin",
+        "modules.softdep",
+        "modules.builtin",
+        "modules.builtin.bin",
+        "modules.builtin.alias.bin",
+        "kernel",
+    ];
     for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
         let path = entry.context("read a folder")?.path();
         if !keep.iter().any(|name| path.ends_with(name)) {

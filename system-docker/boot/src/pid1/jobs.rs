@@ -131,7 +131,7 @@ impl Job {
     }
 
     fn next(&mut self, exit: restart::Exit, ran: Duration) -> restart::Next {
-        self.failures = restart::failures(self.failures, ran);
+        self.failures = restart::failures(self.kind, self.failures, ran);
         let next = restart::decide(self.kind, exit, self.failures);
         self.state = match next {
             restart::Next::Again(pause) => State::Due { at: Instant::now() + pause },

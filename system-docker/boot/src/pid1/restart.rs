@@ -50,10 +50,12 @@ pub enum Next {
     Reboot,
 }
 
-/// How often in a row it failed, now that it ended after `ran`.
+/// How often in a row it failed, now that it ended after `ran`. A bring-up that took its time to fail has failed all the
+/// same: a daemon that never answers must not keep a trial alive for ever.
 #[must_use]
-pub fn failures(before: u32, ran: Duration) -> u32 {
-    if ran >= STEADY { 1 } else { before.saturating_add(1) }
+pub fn failures(kind: Kind, before: u32, ran: Duration) -> u32 {
+    let forgiven = kind != Kind::BringUp && ran >= STEADY;
+    if forgiven { 1 } else { before.saturating_add(1) }
 }
 
 /// `failures` includes the present one.
@@ -96,7 +98,8 @@ mod tests {
 
     #[test]
     fn a_long_run_is_forgiven() {
-        assert_eq!(failures(7, Duration::from_secs(31)), 1);
-        assert_eq!(failures(7, Duration::from_secs(1)), 8);
+        assert_eq!(failures(Kind::Daemon, 7, Duration::from_secs(31)), 1);
+        assert_eq!(failures(Kind::Daemon, 7, Duration::from_secs(1)), 8);
+        assert_eq!(failures(Kind::BringUp, 3, Duration::from_secs(60)), 4, "its work has an end");
     }
 }
