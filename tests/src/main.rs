@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -17,6 +17,8 @@ use ros_tests::registry::Registry;
 const USER_DATA: &str = "#cloud-config\nhostname: ros\n";
 /// How long a machine may take until ssh answers; the first boot under emulation takes a fraction of it.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
+/// How long an orderly power off may take.
+const POWER_OFF_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Parser)]
 #[command(about = "The virtual machine of `make run`")]
@@ -292,7 +294,11 @@ impl Home {
         }
     }
 
+    /// Presses the power button, and pulls the plug only when the machine does not power itself off.
     fn stop(&self) -> Result<()> {
+        if self.alive("qemu") && machine::qmp(&self.file("qmp.sock"), "system_powerdown").is_ok() {
+            self.wait_gone("qemu", POWER_OFF_LIMIT);
+        }
         for name in ["forward", "qemu", "registry"] {
             if self.alive(name) {
                 self.end(name)?;
@@ -314,13 +320,15 @@ impl Home {
         } else {
             rustix::process::kill_process(pid, signal)?;
         }
-        for _ in 0..100 {
-            if !self.alive(name) {
-                break;
-            }
+        self.wait_gone(name, Duration::from_secs(5));
+        Ok(())
+    }
+
+    fn wait_gone(&self, name: &str, limit: Duration) {
+        let end = Instant::now() + limit;
+        while self.alive(name) && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(())
     }
 
     fn note(&self, name: &str, pid: u32) -> Result<()> {
