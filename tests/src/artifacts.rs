@@ -18,10 +18,10 @@ pub fn images() -> PathBuf {
     std::env::var_os("ROS_IMAGES").map_or_else(|| checkout().join("target/images"), PathBuf::from)
 }
 
-/// Where the local registry keeps what was pushed to it.
+/// Where the registry that the cases share keeps the releases, the planted ones too.
 #[must_use]
 pub fn registry_storage() -> PathBuf {
-    checkout().join("target/registry")
+    checkout().join("target/test/push/registry")
 }
 
 /// A new disk on top of the installed disk image of `version`, `size` as qemu-img takes it (`4G`).
@@ -34,6 +34,19 @@ pub fn disk(version: &str, size: &str, to: &Path) -> Result<()> {
     let mut create = Command::new("qemu-img");
     create.args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]).arg(&base).arg(to).arg(size);
     run(&mut create)
+}
+
+/// A disk of its own, which stays sound when the images are built anew; otherwise as [`disk`].
+///
+/// # Errors
+/// When the image is not built or `qemu-img` fails.
+pub fn own_disk(version: &str, size: &str, to: &Path) -> Result<()> {
+    let temp = to.with_extension("new");
+    disk(version, size, &temp)?;
+    run(Command::new("qemu-img")
+        .args(["rebase", "-q", "-f", "qcow2", "-F", "qcow2", "-b", ""])
+        .arg(&temp))?;
+    fs::rename(&temp, to).with_context(|| format!("rename onto {}", to.display()))
 }
 
 /// An empty disk.

@@ -156,7 +156,7 @@ impl Home {
         let public = artifacts::ssh_key(&self.file("id_ed25519"))?;
         let disk = self.file("disk.qcow2");
         if !disk.exists() {
-            artifacts::disk(&run.release, &run.disk_size, &disk)?;
+            artifacts::own_disk(&run.release, &run.disk_size, &disk)?;
         }
         let user_data = match &run.cloud_config {
             Some(path) => {
@@ -257,7 +257,7 @@ impl Home {
         if self.alive("registry") {
             return Ok(());
         }
-        let mut command = Registry::command(&artifacts::registry_storage(), port)?;
+        let mut command = Registry::command(&self.file("registry"), port)?;
         command.process_group(0);
         let child = Registry::spawn(command, port)?;
         self.note("registry", child.id())
