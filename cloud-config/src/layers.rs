@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ros_api::paths;
+use serde::Deserialize;
+use serde_json::Value as Json;
 
 use crate::diagnostic::Diagnostic;
 use crate::schema::DOCUMENT;
@@ -111,15 +113,35 @@ pub fn checked(text: &str, layer: Layer, file: &str, found: &mut Vec<Diagnostic>
     }
 }
 
-/// The settings that a checked tree says.
+/// The settings that a checked tree says. A key that cannot be read after all is left out, alone.
 pub(crate) fn typed(tree: &Node, found: &mut Vec<Diagnostic>) -> Settings {
-    serde_json::from_value(check::to_json(tree, DOCUMENT)).unwrap_or_else(|error| {
-        found.push(Diagnostic::error(
-            tree.origin.clone(),
-            format!("the merged configuration is unusable: {error}"),
-        ));
-        Settings::default()
-    })
+    let mut json = check::to_json(tree, DOCUMENT);
+    if let Ok(settings) = Settings::deserialize(&json) {
+        return settings;
+    }
+    leave_out_unreadable(&mut json, tree, found);
+    serde_json::from_value(json).unwrap_or_default()
+}
+
+fn leave_out_unreadable(json: &mut Json, tree: &Node, found: &mut Vec<Diagnostic>) {
+    let Json::Object(all) = json else { return };
+    let mut wrong = |path: &str, error: &serde_json::Error| {
+        let origin = tree.at(path).map_or(&tree.origin, |node| &node.origin).clone();
+        found.push(Diagnostic::error(origin, format!("cannot be used: {error}")).about(path));
+    };
+    all.retain(|key, value| {
+        if key == "ros" {
+            return true;
+        }
+        let alone = Settings::deserialize(&serde_json::json!({ key: value }));
+        alone.inspect_err(|error| wrong(key, error)).is_ok()
+    });
+    if let Some(Json::Object(own)) = all.get_mut("ros") {
+        own.retain(|key, value| {
+            let alone = Settings::deserialize(&serde_json::json!({ "ros": { key: value } }));
+            alone.inspect_err(|error| wrong(&format!("ros.{key}"), error)).is_ok()
+        });
+    }
 }
 
 fn renamed(mut node: Node) -> Node {
@@ -188,7 +210,7 @@ mod tests {
         fs::write(path("d/.hidden.yml"), "hostname: hidden\n").unwrap();
         fs::write(
             path("i/user-data"),
-            "#cloud-config\nssh_authorized_keys: [k2]\nros: {debug: true}\n",
+            "#cloud-config\nssh_authorized_keys: [k2]\nros: {ssh: {port: 2022}}\n",
         )
         .unwrap();
         fs::write(path("i/meta-data"), "instance-id: i\nlocal-hostname: meta\npublic-keys: [k3]\n")
@@ -200,15 +222,15 @@ mod tests {
             fragments: path("d"),
             instance: path("i"),
             user: path("user.yml"),
-            cmdline: "ros.debug=false".into(),
+            cmdline: "ros.ssh.port=2222".into(),
         };
         let loaded = load(&sources);
         assert_eq!(loaded.settings.hostname.as_deref(), Some("b"));
         assert_eq!(loaded.settings.ssh_authorized_keys, ["k1", "k2", "k3"]);
         assert_eq!(loaded.settings.ros.upgrade.repository(), Some("h/os"));
         assert_eq!(loaded.settings.ros.sysctl["x.y"], "1");
-        assert!(!loaded.settings.ros.debug);
-        assert_eq!(loaded.tree.at("ros.debug").unwrap().origin.layer, Layer::Cmdline);
+        assert_eq!(loaded.settings.ros.ssh.port, 2222);
+        assert_eq!(loaded.tree.at("ros.ssh.port").unwrap().origin.layer, Layer::Cmdline);
         assert_eq!(loaded.diagnostics.len(), 1, "{:?}", loaded.diagnostics);
         assert!(loaded.diagnostics[0].origin.file.ends_with("user.yml"));
     }

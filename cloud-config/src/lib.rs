@@ -17,6 +17,7 @@ pub mod document;
 pub mod edit;
 pub mod instance;
 pub mod layers;
+pub mod redact;
 pub mod schema;
 pub mod settings;
 pub mod tree;

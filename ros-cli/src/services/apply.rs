@@ -75,7 +75,7 @@ pub fn all_mounts(settings: &Settings) -> Vec<Mount> {
         fstype: fstype.clone(),
         options: options.clone(),
     };
-    settings.mounts.iter().map(mount).collect()
+    settings.mounts().iter().map(mount).collect()
 }
 
 fn sysctl(key: &str, value: &str) -> Result<()> {
