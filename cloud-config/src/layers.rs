@@ -12,7 +12,7 @@ use crate::diagnostic::Diagnostic;
 use crate::schema::DOCUMENT;
 use crate::settings::Settings;
 use crate::tree::{Layer, Node, Origin, Value, merge};
-use crate::{check, cmdline, document, instance};
+use crate::{check, cmdline, document, edit, instance};
 
 /// Where the layers are. Injectable, so that it all runs on a laptop.
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ pub fn load(sources: &Sources) -> Loaded {
         let file = sources.instance.join("user-data");
         layers.push(checked(&text, Layer::Instance, &file.display().to_string(), &mut found));
     }
-    layers.push(read(&sources.user, Layer::User, &mut found));
+    layers.push(user(&sources.user, &mut found));
     let arguments = cmdline::parse(&sources.cmdline).config;
     layers.push(check::check(arguments, DOCUMENT, "", &mut found));
 
@@ -144,7 +144,7 @@ fn leave_out_unreadable(json: &mut Json, tree: &Node, found: &mut Vec<Diagnostic
     }
 }
 
-fn renamed(mut node: Node) -> Node {
+pub(crate) fn renamed(mut node: Node) -> Node {
     let Value::Map(entries) = &mut node.value else { return node };
     let Some(index) = entries.iter().position(|(key, _)| key == "rancher") else { return node };
     let (_, ancestor) = entries.remove(index);
@@ -169,6 +169,47 @@ fn read(path: &Path, layer: Layer, found: &mut Vec<Diagnostic>) -> Option<Node> 
             None
         }
     }
+}
+
+/// The user's own file; when nothing at all of it can be read, the last good one, so that no key and no address is
+/// lost by a slip.
+fn user(path: &Path, found: &mut Vec<Diagnostic>) -> Option<Node> {
+    let before = found.len();
+    let own = read(path, Layer::User, found);
+    if own.is_some() || found.len() == before {
+        return own;
+    }
+    let good = good(path);
+    let node = read(&good, Layer::User, &mut Vec::new())?;
+    let message = "the last good configuration counts instead".to_owned();
+    let hint =
+        "`ros config edit` repairs the file, `ros config restore` puts the last good one back";
+    found.push(Diagnostic::warning(node.origin.clone(), message).hint(hint));
+    Some(node)
+}
+
+/// Where the last good configuration of `user` is kept.
+#[must_use]
+pub fn good(user: &Path) -> PathBuf {
+    let mut name = user.file_name().unwrap_or_default().to_owned();
+    name.push(".good");
+    user.with_file_name(name)
+}
+
+/// Keeps the user's own file as the last good one, when nothing is wrong with it. Answers whether it is good.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn remember_good(user: &Path) -> io::Result<bool> {
+    let text = edit::read(user)?;
+    if edit::acceptable(&text, "").is_err() {
+        return Ok(false);
+    }
+    let good = good(user);
+    if edit::read(&good)? != text {
+        ros_api::durable::write(&good, text.as_bytes(), 0o600)?;
+    }
+    Ok(true)
 }
 
 /// Fragments in name order, hidden ones left out.
@@ -233,5 +274,28 @@ mod tests {
         assert_eq!(loaded.tree.at("ros.ssh.port").unwrap().origin.layer, Layer::Cmdline);
         assert_eq!(loaded.diagnostics.len(), 1, "{:?}", loaded.diagnostics);
         assert!(loaded.diagnostics[0].origin.file.ends_with("user.yml"));
+    }
+
+    #[test]
+    fn the_last_good_file_stands_in_for_one_that_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let user = dir.path().join("cloud-config.yml");
+        let sources = Sources {
+            release: None,
+            oem: dir.path().join("none"),
+            fragments: dir.path().join("none"),
+            instance: dir.path().join("none"),
+            user: user.clone(),
+            cmdline: String::new(),
+        };
+        fs::write(&user, "ssh_authorized_keys: [k]\n").unwrap();
+        assert!(remember_good(&user).unwrap());
+        fs::write(&user, "ssh_authorized_keys: [\n").unwrap();
+        assert!(!remember_good(&user).unwrap());
+        let loaded = load(&sources);
+        assert_eq!(loaded.settings.ssh_authorized_keys, ["k"]);
+        assert_eq!(loaded.diagnostics.len(), 2, "{:?}", loaded.diagnostics);
+        fs::write(&user, "hostname: [x]\n").unwrap();
+        assert!(load(&sources).settings.ssh_authorized_keys.is_empty(), "a readable file counts");
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! A wrong file or key is a [`Diagnostic`] with file, line and column, and never an error: the rest counts.
 
+pub mod changes;
 pub mod check;
 pub mod cmdline;
 pub mod diagnostic;

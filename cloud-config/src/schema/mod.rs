@@ -4,6 +4,7 @@
 pub mod cloud;
 pub mod json;
 pub mod network;
+pub mod path;
 pub mod ros;
 pub mod table;
 
@@ -191,7 +192,8 @@ pub fn effect_at(path: &str) -> Option<Effect> {
 }
 
 fn at(path: &str) -> Option<(Kind, Effect)> {
-    path.split('.').try_fold((DOCUMENT, Effect::Group), |(kind, effect), part| {
+    let parts = path::split(path)?;
+    parts.iter().try_fold((DOCUMENT, Effect::Group), |(kind, effect), part| {
         inside(kind, part).map(|(kind, inner)| (kind, inner.unwrap_or(effect)))
     })
 }
@@ -199,13 +201,13 @@ fn at(path: &str) -> Option<(Kind, Effect)> {
 fn inside(kind: Kind, part: &str) -> Option<(Kind, Option<Effect>)> {
     match kind {
         Kind::Struct(keys) => {
-            let name = if part == "rancher" { "ros" } else { part };
-            let key = find(keys, name)?;
+            let key = find(keys, part)?;
             Some((key.kind, (key.effect != Effect::Group).then_some(key.effect)))
         }
         Kind::Map(inner) | Kind::List(inner) | Kind::OneOrMany(inner) => Some((*inner, None)),
         Kind::Either(kinds) => kinds.iter().find_map(|kind| inside(*kind, part)),
         Kind::Any => Some((Kind::Any, None)),
+        Kind::Row(_) | Kind::Command => Some((Kind::Text, None)),
         _ => None,
     }
 }
