@@ -21,7 +21,9 @@ pub mod layers;
 pub mod redact;
 pub mod schema;
 pub mod settings;
+pub mod template;
 pub mod tree;
+pub mod userdata;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use layers::{Loaded, Sources, load};
