@@ -1,19 +1,22 @@
 //! Holds a document against the schema: what is wrong is left out and reported, the rest is kept.
 
+use std::net::IpAddr;
+
 use serde_json::{Map, Value as Json};
 
 use crate::diagnostic::Diagnostic;
-use crate::schema::{Key, Kind};
-use crate::tree::{Node, Value};
+use crate::schema::{Effect, Key, Kind, find};
+use crate::tree::{Layer, Node, Value};
 
 /// The part of `node` that is as `kind` says; what is not goes to `found`.
 #[must_use]
 pub fn check(node: Node, kind: Kind, path: &str, found: &mut Vec<Diagnostic>) -> Option<Node> {
-    let origin = node.origin.clone();
     if is_null(&node) {
         return None;
     }
-    let value = match (kind, node.value) {
+    let Node { value, origin } = node;
+    let kind = kind.for_shape(&value);
+    let value = match (kind, value) {
         (Kind::Struct(keys), Value::Map(entries)) => {
             Value::Map(members(entries, keys, path, &origin, found)?)
         }
@@ -21,7 +24,8 @@ pub fn check(node: Node, kind: Kind, path: &str, found: &mut Vec<Diagnostic>) ->
             entries
                 .into_iter()
                 .filter_map(|(key, node)| {
-                    Some((key.clone(), check(node, *inner, &join(path, &key), found)?))
+                    let kept = check(node, *inner, &join(path, &key), found)?;
+                    Some((key, kept))
                 })
                 .collect(),
         ),
@@ -37,21 +41,16 @@ pub fn check(node: Node, kind: Kind, path: &str, found: &mut Vec<Diagnostic>) ->
         (Kind::OneOrMany(inner), value) => {
             Value::List(vec![check(Node { value, origin: origin.clone() }, *inner, path, found)?])
         }
-        (kind, value) => match fits(kind, &value) {
-            Fit::Yes => value,
-            Fit::No(expected) => {
-                found.push(
-                    Diagnostic::error(
-                        origin,
-                        format!("expected {expected}, this is {}", shown(&value)),
-                    )
-                    .about(path),
-                );
-                return None;
-            }
-            Fit::Unused => {
-                let message = "accepted, but does nothing in ros".to_owned();
-                found.push(Diagnostic::warning(origin, message).about(path));
+        (kind, value) => match misfit(kind, &value) {
+            None => value,
+            Some(expected) => {
+                let what = if matches!(kind, Kind::Secret) { String::new() } else { shown(&value) };
+                let message = format!("expected {expected}, this is {what}");
+                let wrong = Diagnostic::error(origin, message).about(path);
+                found.push(match hint(kind, &value) {
+                    Some(hint) => wrong.hint(&hint),
+                    None => wrong,
+                });
                 return None;
             }
         },
@@ -66,13 +65,33 @@ fn members(
     origin: &crate::Origin,
     found: &mut Vec<Diagnostic>,
 ) -> Option<Vec<(String, Node)>> {
-    let mut kept = Vec::with_capacity(entries.len());
+    let mut kept: Vec<(String, Node)> = Vec::with_capacity(entries.len());
     for (name, node) in entries {
         let here = join(path, &name);
-        match keys.iter().find(|key| key.name == name) {
-            Some(key) => kept.extend(check(node, key.kind, &here, found).map(|node| (name, node))),
-            None => found.push(unknown(&name, &node, &here, keys)),
+        let Some(key) = find(keys, &name) else {
+            found.push(unknown(&name, &node, &here, keys));
+            continue;
+        };
+        match key.effect {
+            Effect::Nothing(why) => {
+                let message = format!("accepted, but does nothing in ros: {why}");
+                found.push(Diagnostic::warning(node.origin, message).about(&here));
+                continue;
+            }
+            Effect::Refused(why) => {
+                found.push(Diagnostic::error(node.origin, format!("refused: {why}")).about(&here));
+                continue;
+            }
+            Effect::Cmdline if node.origin.layer != Layer::Cmdline => {
+                let message = "counts on the kernel command line only".to_owned();
+                let hint = format!("`ros config kernel-args {here}=…`");
+                found.push(
+                    Diagnostic::warning(node.origin.clone(), message).about(&here).hint(&hint),
+                );
+            }
+            _ => {}
         }
+        kept.extend(check(node, key.kind, &here, found).map(|node| (key.name.to_owned(), node)));
     }
     let missing =
         keys.iter().find(|key| key.required && !kept.iter().any(|(name, _)| name == key.name));
@@ -87,96 +106,103 @@ fn members(
 fn unknown(name: &str, node: &Node, path: &str, keys: &[Key]) -> Diagnostic {
     let diagnostic =
         Diagnostic::warning(node.origin.clone(), "no such key; it is left out".into()).about(path);
-    let nearest = keys.iter().map(|key| (distance(name, key.name), key.name)).min();
-    match nearest {
-        Some((steps, key)) if steps <= 1 + name.len() / 4 => {
-            diagnostic.hint(&format!("did you mean {key:?}?"))
-        }
-        _ => diagnostic,
+    match nearest(name, keys) {
+        Some(key) => diagnostic.hint(&format!("did you mean {key:?}?")),
+        None => diagnostic,
     }
 }
 
-enum Fit {
-    Yes,
-    No(String),
-    Unused,
+/// The key that `name` was meant to be, if one is near.
+#[must_use]
+pub fn nearest(name: &str, keys: &[Key]) -> Option<&'static str> {
+    // Names much longer than any key are not compared: a hostile file has them.
+    if name.len() > 64 {
+        return None;
+    }
+    let (steps, key) = keys.iter().map(|key| (distance(name, key.name), key.name)).min()?;
+    (steps <= 1 + name.len() / 4).then_some(key)
 }
 
-fn fits(kind: Kind, value: &Value) -> Fit {
-    let no = |expected: &str| Fit::No(expected.to_owned());
-    let text = match value {
-        Value::Scalar { text, .. } => Some(text.as_str()),
-        _ => None,
+/// What `kind` expects, when `value` is not that.
+fn misfit(kind: Kind, value: &Value) -> Option<String> {
+    let Value::Scalar { text, .. } = value else { return misfit_shape(kind, value) };
+    let (fits, expected) = match kind {
+        Kind::Any | Kind::Text | Kind::Secret | Kind::Command => return None,
+        Kind::Bool => (boolean(text).is_some(), "true or false"),
+        Kind::Int => (text.parse::<i64>().is_ok(), "a whole number"),
+        Kind::Range(from, to) => {
+            let fits = text.parse::<i64>().is_ok_and(|number| (from..=to).contains(&number));
+            return (!fits).then(|| format!("a whole number from {from} to {to}"));
+        }
+        Kind::Mode => (mode(text).is_some(), "a file mode in octal such as '0644'"),
+        Kind::Size => (size(text).is_some() || text == "auto", "a size such as 512M, 2G or auto"),
+        Kind::Word(words) => {
+            let named: Vec<&str> = words.iter().copied().filter(|word| !word.is_empty()).collect();
+            return (!words.contains(&text.as_str()))
+                .then(|| format!("one of {}", named.join(", ")));
+        }
+        Kind::HostName => (host_name(text), "a host name (letters, digits, '-' and '.')"),
+        Kind::Address => (text.parse::<IpAddr>().is_ok(), "an IP address"),
+        Kind::Cidr => (cidr(text), "an address with its prefix length, such as 192.0.2.5/24"),
+        Kind::Path => (text.starts_with('/') && !text.contains('\0'), "an absolute path"),
+        _ => return misfit_shape(kind, value),
     };
-    match (kind, text) {
-        (Kind::Any, _) | (Kind::Text | Kind::Secret, Some(_)) => Fit::Yes,
-        (Kind::Ignored, _) => Fit::Unused,
-        (Kind::Text | Kind::Secret, None) => no("a text"),
-        (Kind::Bool, text) => {
-            if text.and_then(boolean).is_some() {
-                Fit::Yes
-            } else {
-                no("true or false")
-            }
+    (!fits).then(|| expected.to_owned())
+}
+
+fn misfit_shape(kind: Kind, value: &Value) -> Option<String> {
+    let expected = match (kind, value) {
+        (Kind::Any, _) | (Kind::Command, Value::List(_)) => return None,
+        (Kind::Row(count), Value::List(items)) if !items.is_empty() && items.len() <= count => {
+            return None;
         }
-        (Kind::Int, text) => {
-            if text.is_some_and(|text| text.parse::<i64>().is_ok()) {
-                Fit::Yes
-            } else {
-                no("a whole number")
-            }
+        (Kind::Row(count), _) => {
+            return Some(format!(
+                "a list of up to {count} texts [device, mount point, type, options]"
+            ));
         }
-        (Kind::Mode, text) => {
-            if text.is_some_and(|text| mode(text).is_some()) {
-                Fit::Yes
-            } else {
-                no("a file mode in octal such as '0644'")
-            }
-        }
-        (Kind::Word(words), text) => {
-            if text.is_some_and(|text| words.contains(&text)) {
-                Fit::Yes
-            } else {
-                let words: Vec<&str> =
-                    words.iter().copied().filter(|word| !word.is_empty()).collect();
-                Fit::No(format!("one of {}", words.join(", ")))
-            }
-        }
-        (Kind::HostName, text) => {
-            if text.is_some_and(host_name) {
-                Fit::Yes
-            } else {
-                no("a host name (letters, digits, '-' and '.')")
-            }
-        }
-        (Kind::Row(count), _) => match value {
-            Value::List(items) if !items.is_empty() && items.len() <= count.max(6) => Fit::Yes,
-            _ => Fit::No(format!("a list of {count} texts [device, mount point, type, options]")),
-        },
-        (Kind::BoolOrList, text) => match value {
-            Value::List(_) => Fit::Yes,
-            _ if text.and_then(boolean).is_some() => Fit::Yes,
-            _ => no("true, false or a list of devices"),
-        },
-        (Kind::Command, _) => match value {
-            Value::Map(_) => no("a shell line, or a list of words"),
-            _ => Fit::Yes,
-        },
-        (Kind::List(_) | Kind::OneOrMany(_), _) => no("a list"),
-        (Kind::Map(_) | Kind::Struct(_), _) => no("a mapping (key: value)"),
+        (Kind::Command, _) => "a shell line, or a list of words",
+        (Kind::List(_) | Kind::OneOrMany(_), _) => "a list",
+        (Kind::Map(_) | Kind::Struct(_), _) => "a mapping (key: value)",
+        (Kind::Text | Kind::Secret, _) => "a text",
+        // What it expects of a scalar, asked with one that nothing takes.
+        _ => return misfit(kind, &Value::Scalar { text: "\0".into(), quoted: true }),
+    };
+    Some(expected.to_owned())
+}
+
+/// What to write instead, where that can be guessed.
+fn hint(kind: Kind, value: &Value) -> Option<String> {
+    let Value::Scalar { text, .. } = value else { return None };
+    match kind {
+        Kind::Word(words) => words
+            .iter()
+            .map(|word| (distance(text, word), word))
+            .min()
+            .filter(|(steps, word)| {
+                !word.is_empty() && text.len() <= 64 && *steps <= 1 + text.len() / 4
+            })
+            .map(|(_, word)| format!("did you mean {word:?}?")),
+        Kind::Cidr => text
+            .parse::<IpAddr>()
+            .ok()
+            .map(|address| format!("write {address}/{}", if address.is_ipv4() { 24 } else { 64 })),
+        Kind::List(_) => Some(format!("write [{}]", shown(value))),
+        Kind::HostName if text.contains('_') => Some(format!("write {}", text.replace('_', "-"))),
+        _ => None,
     }
 }
 
 /// The JSON that settings are read from: every value in the type that its kind has.
 #[must_use]
 pub fn to_json(node: &Node, kind: Kind) -> Json {
-    match (kind, &node.value) {
+    match (kind.for_shape(&node.value), &node.value) {
         (Kind::Struct(keys), Value::Map(entries)) => Json::Object(
             entries
                 .iter()
                 .filter_map(|(name, node)| {
-                    let key = keys.iter().find(|key| key.name == name)?;
-                    Some((name.clone(), to_json(node, key.kind)))
+                    let key = find(keys, name)?;
+                    Some((key.name.to_owned(), to_json(node, key.kind)))
                 })
                 .collect::<Map<_, _>>(),
         ),
@@ -187,24 +213,53 @@ pub fn to_json(node: &Node, kind: Kind) -> Json {
             Json::Array(items.iter().map(|item| to_json(item, *inner)).collect())
         }
         (Kind::OneOrMany(inner), _) => Json::Array(vec![to_json(node, *inner)]),
-        (Kind::Row(count), Value::List(items)) => {
-            let mut row: Vec<Json> =
-                items.iter().take(count).map(|item| to_json(item, Kind::Text)).collect();
-            row.resize(count, Json::from(""));
-            Json::Array(row)
-        }
-        (Kind::Command, Value::List(items)) => {
-            Json::Array(items.iter().map(|item| to_json(item, Kind::Text)).collect())
+        (Kind::Row(_) | Kind::Command, Value::List(items)) => {
+            let text = |item: &Node| match &item.value {
+                _ if is_null(item) => Json::from(""),
+                Value::Scalar { .. } => to_json(item, Kind::Text),
+                _ => Json::from(item.to_json().to_string()),
+            };
+            Json::Array(items.iter().map(text).collect())
         }
         (kind, Value::Scalar { text, .. }) => match kind {
-            Kind::Bool | Kind::BoolOrList => boolean(text).map_or(Json::Null, Json::Bool),
-            Kind::Int => text.parse::<i64>().map_or(Json::Null, Json::from),
+            Kind::Bool => boolean(text).map_or(Json::Null, Json::Bool),
+            Kind::Int | Kind::Range(..) => text.parse::<i64>().map_or(Json::Null, Json::from),
             Kind::Mode => mode(text).map_or(Json::Null, Json::from),
             Kind::Any => node.to_json(),
             _ => Json::from(text.as_str()),
         },
         _ => node.to_json(),
     }
+}
+
+/// Bytes of `512M`, `2G`, `1.5 GiB`…: factors of 1024.
+#[must_use]
+pub fn size(text: &str) -> Option<u64> {
+    let text = text.trim().trim_end_matches(['B', 'b']).trim_end_matches('i');
+    let factor = match text.chars().last()?.to_ascii_uppercase() {
+        'K' => 1u64 << 10,
+        'M' => 1 << 20,
+        'G' => 1 << 30,
+        'T' => 1 << 40,
+        _ => 1,
+    };
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim();
+    match number.parse::<u64>() {
+        Ok(number) => number.checked_mul(factor),
+        // At most 2^53 either way: exact enough for a fraction.
+        Err(_) => number
+            .parse::<f64>()
+            .ok()
+            .filter(|number| (0.0..9e6).contains(number))
+            .map(|number| (number * factor as f64) as u64),
+    }
+}
+
+fn cidr(text: &str) -> bool {
+    let Some((address, prefix)) = text.split_once('/') else { return false };
+    let Ok(address) = address.parse::<IpAddr>() else { return false };
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    prefix.parse::<u8>().is_ok_and(|prefix| prefix <= longest)
 }
 
 /// YAML 1.1's and 1.2's words, as cloud-init reads them.
@@ -257,7 +312,7 @@ pub fn join(path: &str, key: &str) -> String {
 }
 
 /// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.chars().enumerate() {
@@ -288,8 +343,11 @@ mod tests {
     #[test]
     fn one_wrong_key_does_not_take_the_others_along() {
         let (json, found) =
-            checked("hostname: [a]\nros: {debug: yes, sysctl: {a.b: 1}}\nhostnme: x\n");
-        assert_eq!(json, serde_json::json!({"ros": {"debug": true, "sysctl": {"a.b": "1"}}}));
+            checked("hostname: [a]\nros: {ssh: {daemon: yes}, sysctl: {a.b: 1}}\nhostnme: x\n");
+        assert_eq!(
+            json,
+            serde_json::json!({"ros": {"ssh": {"daemon": true}, "sysctl": {"a.b": "1"}}})
+        );
         assert_eq!(
             found,
             [
@@ -314,5 +372,60 @@ mod tests {
         let (json, found) = checked("write_files:\n- {content: x}\n- {path: /b}\n");
         assert_eq!(json["write_files"].as_array().unwrap().len(), 1);
         assert!(found[0].starts_with("f:2:3: error: write_files.0: the key \"path\""), "{found:?}");
+    }
+
+    #[test]
+    fn each_kind_says_what_it_expects() {
+        let table = [
+            ("ros: {ssh: {port: 70000}}", "ros.ssh.port: expected a whole number from 1 to 65535"),
+            ("ros: {network: {interfaces: {a: {address: 10.0.0.1}}}}", "(write 10.0.0.1/24)"),
+            ("ros: {network: {interfaces: {a: {gateway: x}}}}", "expected an IP address"),
+            ("write_files: [{path: a}]", "write_files.0.path: expected an absolute path"),
+            ("runcmd: echo hi", "expected a list, this is \"echo hi\" (write [\"echo hi\"])"),
+            ("hostname: a_b", "(write a-b)"),
+            ("power_state: {mode: rebot}", "(did you mean \"reboot\"?)"),
+            (
+                "packages: [x]",
+                "warning: packages: accepted, but does nothing in ros: ros has no package",
+            ),
+            (
+                "ros: {network: {wifi_networks: {}}}",
+                "error: ros.network.wifi_networks: refused: wireless",
+            ),
+            (
+                "ros: {state: {dev: LABEL=X}}",
+                "warning: ros.state: counts on the kernel command line only",
+            ),
+            ("swap: {size: many}", "expected a size"),
+        ];
+        for (text, expected) in table {
+            let found = checked(text).1;
+            assert!(found.iter().any(|line| line.contains(expected)), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn older_spellings_are_the_same_keys() {
+        let (json, found) =
+            checked("ca-certs: {remove-defaults: true}\nusers: [{name: a, lock-passwd: no}]\n");
+        assert_eq!(found, Vec::<String>::new());
+        assert_eq!(json["ca_certs"]["remove_defaults"], true);
+        assert_eq!(json["users"][0]["lock_passwd"], false);
+    }
+
+    #[test]
+    fn sizes() {
+        let table = [
+            ("512M", Some(512 << 20)),
+            ("2G", Some(2 << 30)),
+            ("1.5GiB", Some(3 << 29)),
+            ("7", Some(7)),
+            ("x", None),
+            ("", None),
+            ("-1", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(size(text), expected, "{text}");
+        }
     }
 }

@@ -58,10 +58,6 @@ fn config_path(key: &str) -> Option<String> {
         return Some(path.to_owned()).filter(|path| !path.is_empty());
     }
     let path = key.strip_prefix("ros.").or_else(|| key.strip_prefix("rancher."))?;
-    // sysctl names have dots of their own: all that follows is one key.
-    let path = path
-        .strip_prefix("sysctl.")
-        .map_or_else(|| path.to_owned(), |name| format!("sysctl.{name}"));
     (!path.is_empty()).then(|| format!("ros.{path}"))
 }
 
@@ -90,7 +86,9 @@ fn node(text: &str, origin: &Origin) -> Node {
 }
 
 fn add(config: &mut Node, path: &str, node: Node) {
-    let merged = match config.at(path).map(|old| old.value.clone()) {
+    let plain = || path.split('.').map(str::to_owned).collect();
+    let parts: Vec<String> = crate::schema::path::split(path).unwrap_or_else(plain);
+    let merged = match config.at_parts(&parts).map(|old| old.value.clone()) {
         Some(Value::List(mut items)) => {
             items.push(node.clone());
             Node { value: Value::List(items), ..node }
@@ -101,7 +99,7 @@ fn add(config: &mut Node, path: &str, node: Node) {
         }
         _ => node,
     };
-    config.put(path, merged);
+    config.put_parts(&parts, merged);
 }
 
 #[cfg(test)]
@@ -110,11 +108,11 @@ mod tests {
 
     #[test]
     fn keys_become_configuration() {
-        let text = "quiet ros.debug rancher.autologin=tty1 ros.autologin=ttyS0 cc.hostname=\"a b\" \
+        let text = "quiet ros.debug rancher.autologin=tty1 ros.autologin=ttyS0 cc.hostname=\"a b\" ros.sysctl.net.ipv4.ip_forward=1 \
                     ros.state.autoformat=[/dev/vda,/dev/vdb] root=/dev/x ds=nocloud;s=http://h/";
         let parsed = parse(text);
         let expected = serde_json::json!({
-            "ros": {"debug": true, "autologin": ["tty1", "ttyS0"], "state": {"autoformat": ["/dev/vda", "/dev/vdb"]}},
+            "ros": {"debug": true, "autologin": ["tty1", "ttyS0"], "state": {"autoformat": ["/dev/vda", "/dev/vdb"]}, "sysctl": {"net.ipv4.ip_forward": 1}},
             "hostname": "a b",
         });
         assert_eq!(parsed.config.to_json(), expected);

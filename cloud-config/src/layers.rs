@@ -5,12 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ros_api::paths;
+use serde::Deserialize;
+use serde_json::Value as Json;
 
 use crate::diagnostic::Diagnostic;
 use crate::schema::DOCUMENT;
 use crate::settings::Settings;
 use crate::tree::{Layer, Node, Origin, Value, merge};
-use crate::{check, cmdline, document, instance};
+use crate::{check, cmdline, document, edit, instance};
 
 /// Where the layers are. Injectable, so that it all runs on a laptop.
 #[derive(Clone, Debug)]
@@ -88,7 +90,7 @@ pub fn load(sources: &Sources) -> Loaded {
         let file = sources.instance.join("user-data");
         layers.push(checked(&text, Layer::Instance, &file.display().to_string(), &mut found));
     }
-    layers.push(read(&sources.user, Layer::User, &mut found));
+    layers.push(user(&sources.user, &mut found));
     let arguments = cmdline::parse(&sources.cmdline).config;
     layers.push(check::check(arguments, DOCUMENT, "", &mut found));
 
@@ -111,18 +113,38 @@ pub fn checked(text: &str, layer: Layer, file: &str, found: &mut Vec<Diagnostic>
     }
 }
 
-/// The settings that a checked tree says.
+/// The settings that a checked tree says. A key that cannot be read after all is left out, alone.
 pub(crate) fn typed(tree: &Node, found: &mut Vec<Diagnostic>) -> Settings {
-    serde_json::from_value(check::to_json(tree, DOCUMENT)).unwrap_or_else(|error| {
-        found.push(Diagnostic::error(
-            tree.origin.clone(),
-            format!("the merged configuration is unusable: {error}"),
-        ));
-        Settings::default()
-    })
+    let mut json = check::to_json(tree, DOCUMENT);
+    if let Ok(settings) = Settings::deserialize(&json) {
+        return settings;
+    }
+    leave_out_unreadable(&mut json, tree, found);
+    serde_json::from_value(json).unwrap_or_default()
 }
 
-fn renamed(mut node: Node) -> Node {
+fn leave_out_unreadable(json: &mut Json, tree: &Node, found: &mut Vec<Diagnostic>) {
+    let Json::Object(all) = json else { return };
+    let mut wrong = |path: &str, error: &serde_json::Error| {
+        let origin = tree.at(path).map_or(&tree.origin, |node| &node.origin).clone();
+        found.push(Diagnostic::error(origin, format!("cannot be used: {error}")).about(path));
+    };
+    all.retain(|key, value| {
+        if key == "ros" {
+            return true;
+        }
+        let alone = Settings::deserialize(&serde_json::json!({ key: value }));
+        alone.inspect_err(|error| wrong(key, error)).is_ok()
+    });
+    if let Some(Json::Object(own)) = all.get_mut("ros") {
+        own.retain(|key, value| {
+            let alone = Settings::deserialize(&serde_json::json!({ "ros": { key: value } }));
+            alone.inspect_err(|error| wrong(&format!("ros.{key}"), error)).is_ok()
+        });
+    }
+}
+
+pub(crate) fn renamed(mut node: Node) -> Node {
     let Value::Map(entries) = &mut node.value else { return node };
     let Some(index) = entries.iter().position(|(key, _)| key == "rancher") else { return node };
     let (_, ancestor) = entries.remove(index);
@@ -147,6 +169,47 @@ fn read(path: &Path, layer: Layer, found: &mut Vec<Diagnostic>) -> Option<Node> 
             None
         }
     }
+}
+
+/// The user's own file; when nothing at all of it can be read, the last good one, so that no key and no address is
+/// lost by a slip.
+fn user(path: &Path, found: &mut Vec<Diagnostic>) -> Option<Node> {
+    let before = found.len();
+    let own = read(path, Layer::User, found);
+    if own.is_some() || found.len() == before {
+        return own;
+    }
+    let good = good(path);
+    let node = read(&good, Layer::User, &mut Vec::new())?;
+    let message = "the last good configuration counts instead".to_owned();
+    let hint =
+        "`ros config edit` repairs the file, `ros config restore` puts the last good one back";
+    found.push(Diagnostic::warning(node.origin.clone(), message).hint(hint));
+    Some(node)
+}
+
+/// Where the last good configuration of `user` is kept.
+#[must_use]
+pub fn good(user: &Path) -> PathBuf {
+    let mut name = user.file_name().unwrap_or_default().to_owned();
+    name.push(".good");
+    user.with_file_name(name)
+}
+
+/// Keeps the user's own file as the last good one, when nothing is wrong with it. Answers whether it is good.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn remember_good(user: &Path) -> io::Result<bool> {
+    let text = edit::read(user)?;
+    if edit::acceptable(&text, "").is_err() {
+        return Ok(false);
+    }
+    let good = good(user);
+    if edit::read(&good)? != text {
+        ros_api::durable::write(&good, text.as_bytes(), 0o600)?;
+    }
+    Ok(true)
 }
 
 /// Fragments in name order, hidden ones left out.
@@ -188,7 +251,7 @@ mod tests {
         fs::write(path("d/.hidden.yml"), "hostname: hidden\n").unwrap();
         fs::write(
             path("i/user-data"),
-            "#cloud-config\nssh_authorized_keys: [k2]\nros: {debug: true}\n",
+            "#cloud-config\nssh_authorized_keys: [k2]\nros: {ssh: {port: 2022}}\n",
         )
         .unwrap();
         fs::write(path("i/meta-data"), "instance-id: i\nlocal-hostname: meta\npublic-keys: [k3]\n")
@@ -200,16 +263,39 @@ mod tests {
             fragments: path("d"),
             instance: path("i"),
             user: path("user.yml"),
-            cmdline: "ros.debug=false".into(),
+            cmdline: "ros.ssh.port=2222".into(),
         };
         let loaded = load(&sources);
         assert_eq!(loaded.settings.hostname.as_deref(), Some("b"));
         assert_eq!(loaded.settings.ssh_authorized_keys, ["k1", "k2", "k3"]);
         assert_eq!(loaded.settings.ros.upgrade.repository(), Some("h/os"));
         assert_eq!(loaded.settings.ros.sysctl["x.y"], "1");
-        assert!(!loaded.settings.ros.debug);
-        assert_eq!(loaded.tree.at("ros.debug").unwrap().origin.layer, Layer::Cmdline);
+        assert_eq!(loaded.settings.ros.ssh.port, 2222);
+        assert_eq!(loaded.tree.at("ros.ssh.port").unwrap().origin.layer, Layer::Cmdline);
         assert_eq!(loaded.diagnostics.len(), 1, "{:?}", loaded.diagnostics);
         assert!(loaded.diagnostics[0].origin.file.ends_with("user.yml"));
+    }
+
+    #[test]
+    fn the_last_good_file_stands_in_for_one_that_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let user = dir.path().join("cloud-config.yml");
+        let sources = Sources {
+            release: None,
+            oem: dir.path().join("none"),
+            fragments: dir.path().join("none"),
+            instance: dir.path().join("none"),
+            user: user.clone(),
+            cmdline: String::new(),
+        };
+        fs::write(&user, "ssh_authorized_keys: [k]\n").unwrap();
+        assert!(remember_good(&user).unwrap());
+        fs::write(&user, "ssh_authorized_keys: [\n").unwrap();
+        assert!(!remember_good(&user).unwrap());
+        let loaded = load(&sources);
+        assert_eq!(loaded.settings.ssh_authorized_keys, ["k"]);
+        assert_eq!(loaded.diagnostics.len(), 2, "{:?}", loaded.diagnostics);
+        fs::write(&user, "hostname: [x]\n").unwrap();
+        assert!(load(&sources).settings.ssh_authorized_keys.is_empty(), "a readable file counts");
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! A wrong file or key is a [`Diagnostic`] with file, line and column, and never an error: the rest counts.
 
+pub mod changes;
 pub mod check;
 pub mod cmdline;
 pub mod diagnostic;
@@ -17,9 +18,12 @@ pub mod document;
 pub mod edit;
 pub mod instance;
 pub mod layers;
+pub mod redact;
 pub mod schema;
 pub mod settings;
+pub mod template;
 pub mod tree;
+pub mod userdata;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use layers::{Loaded, Sources, load};

@@ -111,21 +111,42 @@ impl Node {
         }
     }
 
-    /// The value at a dotted path; numbers go into lists.
+    /// The value at a dotted path of plain names; numbers go into lists.
     #[must_use]
     pub fn at(&self, path: &str) -> Option<&Self> {
-        path.split('.').filter(|part| !part.is_empty()).try_fold(self, |node, part| {
-            match &node.value {
-                Value::List(items) => items.get(part.parse::<usize>().ok()?),
-                _ => node.get(part),
-            }
+        let parts: Vec<&str> = path.split('.').filter(|part| !part.is_empty()).collect();
+        self.at_parts(&parts)
+    }
+
+    /// The value at a path; numbers go into lists.
+    #[must_use]
+    pub fn at_parts<S: AsRef<str>>(&self, parts: &[S]) -> Option<&Self> {
+        parts.iter().map(AsRef::as_ref).try_fold(self, |node, part| match &node.value {
+            Value::List(items) => items.get(part.parse::<usize>().ok()?),
+            _ => node.get(part),
         })
     }
 
-    /// Puts `node` at a dotted path; mappings are made on the way, anything else there is replaced.
+    /// Puts `node` at a dotted path of plain names.
     pub fn put(&mut self, path: &str, node: Self) {
-        let (key, rest) =
-            path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
+        self.put_parts(&path.split('.').collect::<Vec<_>>(), node);
+    }
+
+    /// Puts `node` at a path; mappings are made on the way, anything else there is replaced. In a list an index
+    /// that is not there yet is the next one.
+    pub fn put_parts<S: AsRef<str>>(&mut self, parts: &[S], node: Self) {
+        let Some((key, rest)) = parts.split_first() else {
+            *self = node;
+            return;
+        };
+        let key = key.as_ref();
+        if let (Value::List(items), Ok(index)) = (&mut self.value, key.parse::<usize>()) {
+            let index = index.min(items.len());
+            if index == items.len() {
+                items.push(Self::map(&node.origin));
+            }
+            return items[index].put_parts(rest, node);
+        }
         if !matches!(self.value, Value::Map(_)) {
             self.value = Value::Map(Vec::new());
         }
@@ -134,9 +155,33 @@ impl Node {
             entries.push((key.to_owned(), Self::map(&node.origin)));
             entries.len() - 1
         });
-        match rest {
-            Some(rest) => entries[index].1.put(rest, node),
-            None => entries[index].1 = node,
+        entries[index].1.put_parts(rest, node);
+    }
+
+    /// Takes the value at a path away; answers whether it was there.
+    pub fn remove_parts<S: AsRef<str>>(&mut self, parts: &[S]) -> bool {
+        let Some((key, rest)) = parts.split_first() else { return false };
+        let key = key.as_ref();
+        match &mut self.value {
+            Value::List(items) => match key.parse::<usize>().ok().filter(|at| *at < items.len()) {
+                Some(at) if rest.is_empty() => {
+                    items.remove(at);
+                    true
+                }
+                Some(at) => items[at].remove_parts(rest),
+                None => false,
+            },
+            Value::Map(entries) => {
+                let Some(at) = entries.iter().position(|(name, _)| name == key) else {
+                    return false;
+                };
+                if rest.is_empty() {
+                    entries.remove(at);
+                    return true;
+                }
+                entries[at].1.remove_parts(rest)
+            }
+            Value::Scalar { .. } => false,
         }
     }
 

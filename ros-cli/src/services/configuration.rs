@@ -36,6 +36,9 @@ impl Configuration {
                 keys.entry("enabled").or_insert(json!(enabled));
             }
         }
+        if let (Some(enabled), None) = (self.settings.ntp.enabled, all.get("ntp")) {
+            all.insert("ntp".into(), json!({ "enabled": enabled }));
+        }
         all
     }
 }

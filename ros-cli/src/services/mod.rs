@@ -21,6 +21,7 @@
 //!
 //! Nobody waits for ever: a service that is not ready when its window ends is sick, and holds back nobody.
 
+pub mod applied;
 pub mod apply;
 pub mod bring_down;
 pub mod bring_up;
@@ -42,4 +43,5 @@ pub mod registries;
 pub mod report;
 pub mod roster;
 pub mod superblock;
+pub mod swap;
 pub mod verdict;

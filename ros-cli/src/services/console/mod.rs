@@ -5,6 +5,7 @@ pub mod banner;
 pub mod files;
 pub mod getty;
 pub mod listening;
+pub mod reload;
 pub mod run;
 pub mod sshd;
 pub mod supervise;

@@ -1,10 +1,19 @@
 //! The configuration as the programs use it: typed, complete, with defaults.
 
+mod cloud;
+mod network;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
+
+pub use self::cloud::{
+    CaCerts, Chpasswd, DiskSetup, FsSetup, Groups, Ntp, Password, PhoneHome, PowerState,
+    RandomSeed, ResolvConf, SwapFile, User, UserEntry,
+};
+pub use self::network::{Bridge, Dns, Interface, Network, Route};
 
 /// Everything that is configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,10 +29,54 @@ pub struct Settings {
     pub runcmd: Vec<Command>,
     /// Commands for every boot, before services.
     pub bootcmd: Vec<Command>,
-    /// `[device, mount point, type, options]`.
-    pub mounts: Vec<[String; 4]>,
+    /// `[device, mount point, type, options]`, up to six fields as in fstab(5).
+    pub mounts: Vec<Vec<String>>,
+    /// What stands for fields that a row of `mounts` leaves out.
+    pub mount_default_fields: Vec<String>,
     /// What only ros knows.
     pub ros: Ros,
+    /// Full name.
+    pub fqdn: Option<String>,
+    /// `fqdn` names the machine even when `hostname` does.
+    pub prefer_fqdn_over_hostname: bool,
+    /// A swap file.
+    pub swap: Option<SwapFile>,
+    /// Users of the console.
+    pub users: cloud::Users,
+    /// Groups of the console, with members.
+    pub groups: Groups,
+    /// Password of the machine's user.
+    pub password: Option<String>,
+    /// Passwords of users.
+    pub chpasswd: Chpasswd,
+    /// Whether sshd takes passwords.
+    pub ssh_pwauth: bool,
+    /// Host keys: `ed25519_private`, `ed25519_public`…
+    pub ssh_keys: BTreeMap<String, String>,
+    /// Zone of the console.
+    pub timezone: Option<String>,
+    /// Time servers.
+    pub ntp: Ntp,
+    /// Certificates that the console trusts.
+    pub ca_certs: CaCerts,
+    /// Disks to partition.
+    pub disk_setup: BTreeMap<String, DiskSetup>,
+    /// File systems to make.
+    pub fs_setup: Vec<FsSetup>,
+    /// What to do when the first boot of an instance is done.
+    pub power_state: Option<PowerState>,
+    /// Said when the boot is done.
+    pub final_message: Option<String>,
+    /// Who is told that the instance came up.
+    pub phone_home: Option<PhoneHome>,
+    /// Bytes for the kernel's random numbers.
+    pub random_seed: Option<RandomSeed>,
+    /// Whether [`Settings::resolv_conf`] counts.
+    pub manage_resolv_conf: Option<bool>,
+    /// Name servers in cloud-init's words.
+    pub resolv_conf: ResolvConf,
+    /// cloud-init's own network document; [`crate::netplan`] reads it.
+    pub network: serde_json::Value,
 }
 
 /// A shell line, or words.
@@ -65,6 +118,8 @@ pub struct WriteFile {
     pub append: bool,
     /// Service whose container receives the file; the console when empty.
     pub container: String,
+    /// Write it after users are made.
+    pub defer: bool,
 }
 
 /// Largest file that `write_files` unpacks to, in bytes.
@@ -127,75 +182,20 @@ pub struct Ros {
     pub registry_auths: BTreeMap<String, RegistryAuth>,
     /// Sshd.
     pub ssh: Ssh,
-    /// Console image's name.
-    pub console: Option<String>,
     /// `ros` (default) or `root`: who logs in.
     pub user: Option<String>,
-    /// Environment of services.
+    /// Environment of logins.
     pub environment: BTreeMap<String, String>,
-    /// More words in the log.
-    pub debug: bool,
+    /// Ways to log in that are not taken.
+    pub disable: Vec<String>,
     /// Terminals that log in by themselves.
     pub autologin: Vec<String>,
-    /// Password of the login user, from the kernel command line only.
+    /// Password of the machine's user, plain or hashed.
     pub password: Option<String>,
     /// Datasources.
     pub cloud_init: CloudInit,
     /// Used if unset elsewhere.
     pub defaults: Defaults,
-    /// Seconds an orderly shutdown may take.
-    pub shutdown_timeout: Option<u64>,
-}
-
-/// Network.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Network {
-    /// Name, glob or `mac=…` → configuration.
-    pub interfaces: BTreeMap<String, Interface>,
-    /// Name servers.
-    pub dns: Dns,
-    /// Seconds to wait for a lease.
-    pub dhcp_timeout: Option<u64>,
-    /// Proxy for HTTP.
-    pub http_proxy: Option<String>,
-    /// Proxy for HTTPS.
-    pub https_proxy: Option<String>,
-    /// Hosts without proxy.
-    pub no_proxy: Option<String>,
-}
-
-/// One interface.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Interface {
-    /// What it applies to, if not its name: glob or `mac=…`.
-    #[serde(rename = "match")]
-    pub matches: Option<String>,
-    /// DHCP; by default when there is no address.
-    pub dhcp: Option<bool>,
-    /// DHCPv6 and router advertisements.
-    pub dhcp6: Option<bool>,
-    /// One address with prefix length.
-    pub address: Option<String>,
-    /// Addresses with prefix length, IPv4 and IPv6.
-    pub addresses: Vec<String>,
-    /// IPv4 router.
-    pub gateway: Option<String>,
-    /// IPv6 router.
-    pub gateway_ipv6: Option<String>,
-    /// Bytes.
-    pub mtu: Option<u32>,
-}
-
-/// Name servers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Dns {
-    /// Addresses.
-    pub nameservers: Vec<String>,
-    /// Domains.
-    pub search: Vec<String>,
 }
 
 /// Where releases come from.
@@ -208,8 +208,6 @@ pub struct Upgrade {
     pub image: Option<String>,
     /// A releases file (`current:`, `available:`): URL or path.
     pub url: Option<String>,
-    /// Automatic updates.
-    pub policy: Option<String>,
 }
 
 impl Upgrade {
@@ -299,7 +297,26 @@ impl Settings {
     /// The host name to use.
     #[must_use]
     pub fn host_name(&self) -> &str {
-        self.hostname.as_deref().or(self.ros.defaults.hostname.as_deref()).unwrap_or("ros")
+        let (short, full) = (self.hostname.as_deref(), self.fqdn.as_deref());
+        let named = if self.prefer_fqdn_over_hostname { full.or(short) } else { short.or(full) };
+        named.or(self.ros.defaults.hostname.as_deref()).unwrap_or("ros")
+    }
+
+    /// All of `mounts`, each with four fields.
+    #[must_use]
+    pub fn mounts(&self) -> Vec<[String; 4]> {
+        let field = |row: &[String], index: usize| {
+            let fields = [row.get(index), self.mount_default_fields.get(index)];
+            let given = fields.into_iter().flatten().find(|text| !text.is_empty());
+            given.cloned().unwrap_or_default()
+        };
+        self.mounts.iter().map(|row| std::array::from_fn(|index| field(row, index))).collect()
+    }
+
+    /// Whether a password may be used (`ros.disable`).
+    #[must_use]
+    pub fn allows(&self, way: &str) -> bool {
+        !self.ros.disable.iter().any(|disabled| disabled == way)
     }
 }
 
@@ -318,6 +335,19 @@ impl RegistryAuth {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_found_and_rows_are_filled() {
+        let mut settings = Settings { fqdn: Some("a.example".into()), ..Settings::default() };
+        assert_eq!(settings.host_name(), "a.example");
+        settings.hostname = Some("b".into());
+        assert_eq!(settings.host_name(), "b");
+        settings.prefer_fqdn_over_hostname = true;
+        assert_eq!(settings.host_name(), "a.example");
+        settings.mounts = vec![vec!["/dev/x".into(), "/x".into()]];
+        settings.mount_default_fields = ["", "", "auto", "ro"].map(String::from).to_vec();
+        assert_eq!(settings.mounts(), [["/dev/x", "/x", "auto", "ro"].map(String::from)]);
+    }
 
     #[test]
     fn encodings_are_cloud_inits() {

@@ -1,0 +1,159 @@
+//! What was applied: the merged configuration as this boot took it over, and a change that is on trial.
+//!
+//! ```text
+//!  /run/ros/applied.json                        the merged configuration, secrets included: root's
+//!  /var/lib/ros/conf/cloud-config.yml.good      this machine's own file as it was applied last
+//!  /var/lib/ros/conf/confirm.json               {"boot": …, "deadline_ms": …} while a change is on trial
+//!
+//!  apply --confirm ─► trial ─┬─ confirm in time ─► good := own file
+//!                            ├─ deadline ────────► own file := good, applied again
+//!                            └─ reboot ──────────► own file := good, before services read it
+//! ```
+//!
+//! Whoever removes `confirm.json` decides: the file is there for one of them only.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use cloud_config::{Layer, Node, document, layers};
+use ros_api::{durable, paths};
+use serde::{Deserialize, Serialize};
+
+use super::clock::uptime_ms;
+
+/// The merged configuration as it was applied.
+const SNAPSHOT: &str = "/run/ros/applied.json";
+
+/// Keeps what was applied.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn remember(tree: &Node) -> Result<()> {
+    let text = serde_json::to_vec(&tree.to_json()).context("encode the configuration")?;
+    Ok(durable::write(Path::new(SNAPSHOT), &text, 0o600)?)
+}
+
+/// What was applied last in this boot.
+#[must_use]
+pub fn last() -> Option<Node> {
+    let text = fs::read_to_string(SNAPSHOT).ok()?;
+    document::parse(&text, Layer::User, SNAPSHOT).ok()
+}
+
+/// A change on trial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Boot that it was begun in.
+    pub boot: String,
+    /// When it ends, in milliseconds since the kernel started.
+    pub deadline_ms: u64,
+}
+
+/// Where a trial and the files that it is about are; injectable.
+#[derive(Clone, Debug)]
+pub struct Trials {
+    user: PathBuf,
+    file: PathBuf,
+}
+
+impl Trials {
+    /// Those of this machine.
+    #[must_use]
+    pub fn machine() -> Self {
+        Self::at(Path::new(paths::CLOUD_CONFIG))
+    }
+
+    fn at(user: &Path) -> Self {
+        Self { user: user.to_owned(), file: user.with_file_name("confirm.json") }
+    }
+
+    /// Begins one that ends in `seconds`.
+    ///
+    /// # Errors
+    /// When nothing good was kept to go back to, or it cannot be written down.
+    pub fn begin(&self, seconds: u64) -> Result<()> {
+        let good = layers::good(&self.user);
+        if !good.exists() {
+            // A machine whose own file was empty so far goes back to an empty one.
+            durable::write(&good, b"#cloud-config\n", 0o600)?;
+        }
+        let trial = Trial { boot: boot_id(), deadline_ms: uptime_ms() + seconds * 1000 };
+        Ok(durable::write(&self.file, &serde_json::to_vec(&trial)?, 0o600)?)
+    }
+
+    /// The one that goes on.
+    #[must_use]
+    pub fn current(&self) -> Option<Trial> {
+        serde_json::from_slice(&fs::read(&self.file).ok()?).ok()
+    }
+
+    /// Ends it; answers whether there was one, to one caller only.
+    ///
+    /// # Errors
+    /// When its file cannot be removed.
+    pub fn end(&self) -> io::Result<bool> {
+        match fs::remove_file(&self.file) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(durable::named("remove", &self.file, &e)),
+            Ok(()) => Ok(true),
+        }
+    }
+
+    /// Puts the good file back.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn go_back(&self) -> Result<()> {
+        let good = layers::good(&self.user);
+        let text = fs::read(&good).with_context(|| format!("read {}", good.display()))?;
+        Ok(durable::write(&self.user, &text, 0o600)?)
+    }
+
+    /// At boot: a trial that a boot cut off goes back. Answers whether it did.
+    ///
+    /// # Errors
+    /// When it cannot go back.
+    pub fn go_back_from_earlier_boot(&self) -> Result<bool> {
+        let cut_off =
+            self.file.exists() && self.current().is_none_or(|trial| trial.boot != boot_id());
+        if !cut_off || !self.end()? {
+            return Ok(false);
+        }
+        self.go_back()?;
+        Ok(true)
+    }
+}
+
+/// random(4): made anew at each boot.
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trial_ends_once_and_a_boot_that_cuts_it_off_goes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let user = dir.path().join("cloud-config.yml");
+        let trials = Trials::at(&user);
+        fs::write(&user, "hostname: good\n").unwrap();
+        layers::remember_good(&user).unwrap();
+        fs::write(&user, "hostname: tried\n").unwrap();
+        trials.begin(60).unwrap();
+        assert!(trials.current().is_some_and(|trial| trial.deadline_ms >= 60_000));
+        assert!(!trials.go_back_from_earlier_boot().unwrap(), "it is this boot's");
+        assert!(trials.end().unwrap() && !trials.end().unwrap());
+
+        let earlier = Trial { boot: "other".into(), deadline_ms: 1 };
+        fs::write(&trials.file, serde_json::to_vec(&earlier).unwrap()).unwrap();
+        assert!(trials.go_back_from_earlier_boot().unwrap());
+        assert_eq!(fs::read_to_string(&user).unwrap(), "hostname: good\n");
+        assert!(!trials.go_back_from_earlier_boot().unwrap());
+        fs::write(&trials.file, "torn").unwrap();
+        assert!(trials.go_back_from_earlier_boot().unwrap(), "a torn file is no reason to stay");
+    }
+}
