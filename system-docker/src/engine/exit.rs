@@ -39,6 +39,9 @@ impl Engine {
         if let Err(error) = process.delete().await {
             tracing::warn!("container {}: {error}", container.id);
         }
+        if let Err(error) = self.release_network(container).await {
+            tracing::warn!("container {}: {error}", container.id);
+        }
         container.set_process(None);
         let again = again(&container.record(), &exit);
         let state = match again {

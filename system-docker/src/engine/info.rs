@@ -51,7 +51,7 @@ impl Engine {
             "ContainersRunning": running, "ContainersPaused": paused, "ContainersStopped": stopped, "Images": images,
             "Driver": "overlay2", "DriverStatus": [["Layers", "hard-linked trees over a pool of objects"]],
             "DockerRootDir": self.root, "LoggingDriver": "json-file", "CgroupDriver": "cgroupfs", "CgroupVersion": "2",
-            "Plugins": { "Volume": ["local"], "Network": ["host", "null"], "Authorization": null, "Log": ["json-file"] },
+            "Plugins": { "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file"] },
         });
         merge(
             &mut info,

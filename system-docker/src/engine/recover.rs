@@ -14,6 +14,7 @@ impl Engine {
     /// Takes up what there is.
     pub async fn recover(self: &Arc<Self>) {
         self.sweep_strangers().await;
+        self.restore_networks().await;
         let all: Vec<Arc<Container>> = self.containers().values().cloned().collect();
         for container in all {
             self.recover_one(&container).await;
@@ -70,6 +71,7 @@ impl Engine {
                 self.ended(container, &process, Exit::unknown(now())).await;
             }
             _ => {
+                self.take_up_network(container, process.pid()).await;
                 self.watch_health(container, &process);
                 tokio::spawn(Arc::clone(self).watch_exit(Arc::clone(container), process));
             }
@@ -81,6 +83,9 @@ impl Engine {
         let state = State::Exited { exit, error: String::new() };
         if let Err(error) = container.change(|record| record.state = state) {
             tracing::error!("container {}: {error}", container.id);
+        }
+        if let Err(error) = self.release_network(container).await {
+            tracing::warn!("container {}: {error}", container.id);
         }
         container.tell_exit(exit);
         if container.record().auto_remove() {
