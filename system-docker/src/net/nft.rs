@@ -3,17 +3,21 @@
 
 use std::ffi::CString;
 use std::io;
+use std::time::Duration;
 
 use netlink_bindings::nftables::{
-    Chained, CmpOps, CtKeys, FibFlags, FibResult, LookupFlags, MetaKeys, Nfgenmsg, PayloadBase,
+    Chained, CmpOps, CtKeys, FibFlags, LookupFlags, MetaKeys, Nfgenmsg, PayloadBase,
     PushExprListAttrs, Registers, SetFlags, VerdictCode,
 };
 use netlink_bindings::traits::Pusher;
-use netlink_socket2::NetlinkSocket;
+use netlink_bindings::utils::{finalize_nested_header, push_header, push_nested_header};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
 /// Subsystem number in the head of a transaction.
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFT_NAT_DNAT: u32 = 1;
+/// The bindings' own number for it is wrong: they count from 0.
+const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
 /// `RTN_LOCAL`.
 const LOCAL: u32 = 2;
 /// `nft`'s own numbers of types, so that it lists our sets as it lists its own.
@@ -22,6 +26,12 @@ const TYPE_IPV6: u32 = 8;
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_SERVICE: u32 = 13;
 const TYPE_IFNAME: u32 = 41;
+/// Bytes of a message's head; its flags are at 6.
+const HEAD: usize = 16;
+const NLM_F_ACK: u16 = 4;
+const BUFFER: usize = 16 << 10;
+/// The kernel answers before `send` returns; without an answer something is badly wrong.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Elements in one message, whose attributes have lengths of 16 bits.
 const MOST_ELEMENTS: usize = 256;
 
@@ -217,7 +227,6 @@ pub fn remove(family: Family, name: &str) -> io::Result<()> {
 }
 
 fn transact(family: Family, name: &str, table: Option<&Table>) -> io::Result<()> {
-    let mut socket = NetlinkSocket::new();
     let mut batch = Batch { chained: Chained::new(1), family, table: c_string(name) };
     let mut head = Nfgenmsg::new();
     head.set_res_id(NFNL_SUBSYS_NFTABLES);
@@ -234,11 +243,65 @@ fn transact(family: Family, name: &str, table: Option<&Table>) -> io::Result<()>
         }
     }
     batch.chained.request().op_batch_end_do(&head);
-    let whole = batch.chained.finalize();
-    let mut replies = socket.request_chained(&whole)?;
-    replies.recv_all().map_err(|error| {
-        io::Error::new(error.as_io_error().kind(), format!("write table {name}: {error}"))
+    send(batch.chained.finalize().buf()).map_err(|error| {
+        io::Error::new(error.kind(), format!("write table {name} of the firewall: {error}"))
     })
+}
+
+/// Sends the whole transaction in one piece, as the kernel wants it, and waits for its word. Only the last message but
+/// the end of the transaction asks for an answer: thousands of them would not fit into the socket.
+fn send(transaction: &[u8]) -> io::Result<()> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        Some(rustix::net::netlink::NETFILTER),
+    )?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
+    sockopt::set_socket_send_buffer_size_force(&socket, transaction.len() * 2 + BUFFER)?;
+    let mut transaction = transaction.to_vec();
+    ask_once(&mut transaction);
+    rustix::net::send(&socket, &transaction, SendFlags::empty())?;
+    let mut buffer = [0; BUFFER];
+    loop {
+        let (length, _) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty())?;
+        for reply in messages(&buffer[..length]) {
+            let code = reply.get(HEAD..HEAD + 4).and_then(|code| code.try_into().ok());
+            match code.map(i32::from_ne_bytes) {
+                Some(0) => return Ok(()),
+                Some(code) => return Err(io::Error::from_raw_os_error(-code)),
+                None => {}
+            }
+        }
+    }
+}
+
+/// The messages in a buffer, as `linux/netlink.h` lays them out.
+fn messages(mut buffer: &[u8]) -> Vec<&[u8]> {
+    let mut all = Vec::new();
+    while let Some(length) = buffer.get(..4).and_then(|length| length.try_into().ok()) {
+        let length = u32::from_ne_bytes(length) as usize;
+        let Some(message) = buffer.get(..length).filter(|message| message.len() >= HEAD) else {
+            break;
+        };
+        all.push(message);
+        buffer = buffer.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    all
+}
+
+fn ask_once(transaction: &mut [u8]) {
+    let lengths: Vec<usize> =
+        messages(transaction).iter().map(|message| message.len().next_multiple_of(4)).collect();
+    let last = lengths.len().saturating_sub(2);
+    let mut at = 0;
+    for (number, length) in lengths.into_iter().enumerate() {
+        let flags = &mut transaction[at + 6..at + 8];
+        let own = u16::from_ne_bytes([flags[0], flags[1]]);
+        let own = if number == last { own | NLM_F_ACK } else { own & !NLM_F_ACK };
+        flags.copy_from_slice(&own.to_ne_bytes());
+        at += length;
+    }
 }
 
 fn c_string(text: &str) -> CString {
@@ -352,7 +415,7 @@ fn push<P: Pusher>(list: PushExprListAttrs<P>, expression: &Expr) -> PushExprLis
         }
         Expr::DestinationIsLocal { scratch } => {
             let element = list.nested_elem().nested_data_fib().push_dreg(*scratch);
-            let element = element.push_result(FibResult::Addrtype as u32);
+            let element = element.push_result(NFT_FIB_RESULT_ADDRTYPE);
             let element = element.push_flags(FibFlags::Daddr as u32).end_nested().end_nested();
             push(element, &Expr::equal(LOCAL.to_ne_bytes()))
         }
@@ -376,15 +439,9 @@ fn push_simple<P: Pusher>(list: PushExprListAttrs<P>, expression: &Expr) -> Push
             compare.nested_data().push_value(with).end_nested().end_nested()
         }
         Expr::Lookup { set, key, to, invert } => {
-            let name = c_string(set);
-            let mut lookup = element.nested_data_lookup().push_set(&name).push_sreg(*key);
-            if let Some(to) = to {
-                lookup = lookup.push_dreg(*to);
-            }
-            if *invert {
-                lookup = lookup.push_flags(LookupFlags::Invert as u32);
-            }
-            lookup.end_nested()
+            let mut element = element.push_name(c"lookup");
+            lookup(element.as_vec_mut(), set, *key, *to, *invert);
+            return element.end_nested();
         }
         Expr::Immediate { to, data } => {
             let immediate = element.nested_data_immediate().push_dreg(*to);
@@ -411,4 +468,25 @@ fn push_simple<P: Pusher>(list: PushExprListAttrs<P>, expression: &Expr) -> Push
         _ => return element.push_name(c"masq").end_nested(),
     }
     .end_nested()
+}
+
+/// The data of a lookup, as `enum nft_lookup_attributes` numbers it: the description that the bindings are made from
+/// has other numbers for it.
+fn lookup(message: &mut Vec<u8>, set: &str, key: u32, to: Option<u32>, invert: bool) {
+    const NFTA_EXPR_DATA: u16 = 2;
+    let (set_name, source, target, flags) = (1, 2, 3, 5);
+    let header = push_nested_header(message, NFTA_EXPR_DATA);
+    let mut push = |kind: u16, value: &[u8]| {
+        push_header(message, kind, u16::try_from(value.len()).unwrap_or(0));
+        message.extend(value);
+    };
+    push(set_name, c_string(set).as_bytes_with_nul());
+    push(source, &key.to_be_bytes());
+    if let Some(to) = to {
+        push(target, &to.to_be_bytes());
+    }
+    if invert {
+        push(flags, &(LookupFlags::Invert as u32).to_be_bytes());
+    }
+    finalize_nested_header(message, header);
 }

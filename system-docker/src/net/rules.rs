@@ -304,6 +304,33 @@ mod tests {
         assert_eq!(sizes, expected);
     }
 
+    /// In a network namespace of its own, which only root can make.
+    #[test]
+    fn the_kernel_takes_the_tables() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: network namespaces are made by root");
+            return;
+        }
+        let tried = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+            let port = |number: u16, v6: bool| Published {
+                protocol: Protocol::Tcp,
+                here: SocketAddr::new(if v6 { [0; 16].into() } else { [0; 4].into() }, number),
+                there: SocketAddr::new(if v6 { [7; 16].into() } else { [7; 4].into() }, number),
+            };
+            let ports: Vec<Published> =
+                (1..2000).flat_map(|number| [port(number, false), port(number, true)]).collect();
+            let networks: Vec<Bridged> =
+                (0..300).map(|number| network(&format!("br-{number}"), number % 2 == 0)).collect();
+            crate::net::nft::replace(&host(&networks, &ports))?;
+            crate::net::nft::replace(&host(&[], &[]))?;
+            crate::net::nft::replace(&resolver(Ipv4Addr::new(127, 0, 0, 11), 1000, 1001))?;
+            crate::net::nft::remove(Family::Inet, TABLE)?;
+            crate::net::nft::remove(Family::Inet, TABLE)
+        });
+        tried.join().unwrap().unwrap();
+    }
+
     #[test]
     fn a_port_s_key_is_protocol_port_address_in_whole_words() {
         let port = Published {

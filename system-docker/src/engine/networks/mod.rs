@@ -144,7 +144,7 @@ impl Engine {
             Ok(network)
         })?;
         if let Err(error) = self.make_bridge(&network).await {
-            self.forget_network(&network)?;
+            self.unmake_network(&network).await?;
             return Err(error);
         }
         self.events().network("create", &network.id, &network.name, None);
@@ -189,12 +189,14 @@ impl Engine {
         Ok(network)
     }
 
-    fn forget_network(&self, network: &Network) -> Result<()> {
+    /// The record goes first: a bridge without one is taken away when a daemon starts.
+    async fn unmake_network(&self, network: &Network) -> Result<()> {
         let path = self.networks.path(&network.id);
         fs::remove_file(&path)?;
         durable::sync_parent(&path)?;
         self.networks.all().remove(&network.id);
-        Ok(())
+        let interface = network.bridge.interface.clone();
+        Ok(net::on_thread(move || net::link::remove(&interface)).await?)
     }
 
     async fn make_bridge(&self, network: &Network) -> Result<()> {
@@ -217,9 +219,7 @@ impl Engine {
                 network.name
             )));
         }
-        self.forget_network(&network)?;
-        let interface = network.bridge.interface.clone();
-        net::on_thread(move || net::link::remove(&interface)).await?;
+        self.unmake_network(&network).await?;
         self.write_rules().await?;
         self.events().network("destroy", &network.id, &network.name, None);
         Ok(())
