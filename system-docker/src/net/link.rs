@@ -312,10 +312,18 @@ fn route_header(family: u8) -> Rtmsg {
 fn drop_default_route(family: u8) -> io::Result<bool> {
     let request = rt_route::Request::new().op_delroute_do(&route_header(family));
     let dropped = NetlinkSocket::new().request(&request)?.recv_ack();
+    // A namespace without any route yet, or without IPv6, has none to drop.
+    let none = [
+        Errno::ESRCH,
+        Errno::ENOENT,
+        Errno::ENODEV,
+        Errno::ENETUNREACH,
+        Errno::EAFNOSUPPORT,
+        Errno::EOPNOTSUPP,
+    ];
     match dropped {
         Ok(()) => Ok(true),
-        Err(error) if is(&error, Errno::ESRCH) || is(&error, Errno::ENODEV) => Ok(false),
-        Err(error) if is(&error, Errno::EAFNOSUPPORT) || is(&error, Errno::EOPNOTSUPP) => Ok(false),
+        Err(error) if none.iter().any(|errno| is(&error, *errno)) => Ok(false),
         Err(error) => Err(told("drop the default route")(error)),
     }
 }
