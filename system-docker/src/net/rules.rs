@@ -12,7 +12,7 @@
 //!  postrouting (nat) from a bridge to elsewhere; back into a bridge by a published port; from 127/8: masquerade
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::nft::{Base, Chain, Expr, Family, Hook, Set, Table, Verdict, reg};
 
@@ -223,6 +223,11 @@ fn published() -> Vec<Vec<Expr>> {
         let (offset, length) = if family == Family::Ip { (16, 4) } else { (24, 16) };
         let words = length / 4;
         let mut rule = family_is(family);
+        if family == Family::Ip6 {
+            // What comes from ::1 cannot leave the loopback: better refused at once than never answered.
+            rule.push(Expr::Payload { base: Expr::NETWORK, offset, length, to: reg(0) });
+            rule.push(Expr::unequal(Ipv6Addr::LOCALHOST.octets()));
+        }
         if !exact {
             rule.push(Expr::DestinationIsLocal { scratch: reg(0) });
         }

@@ -70,7 +70,7 @@ impl Engine {
         beside: &Attachment,
     ) -> Result<Live> {
         let taken = self.addresses_in(network, container);
-        let mut addresses = Vec::new();
+        let mut addresses: Vec<IpNet> = Vec::new();
         for subnet in &network.subnets {
             let v4 = subnet.subnet.addr().is_ipv4();
             let wanted = match v4 {
@@ -87,9 +87,9 @@ impl Engine {
                     return Err(ApiError::forbidden("Address already in use"));
                 }
                 Some(address) => address,
-                None => ipam::free_address(subnet, &taken).ok_or_else(|| {
+                None => free_address(subnet, &addresses, &taken).ok_or_else(|| {
                     ApiError::internal(format!(
-                        "no available IPv4 addresses on this network's address pools: {}",
+                        "no available addresses on this network's address pools: {}",
                         network.name
                     ))
                 })?,
@@ -287,7 +287,11 @@ impl Engine {
             }
         }
         lock(&self.networks.holds).insert(record.id.clone(), holds);
-        if let Err(error) = self.reopen_names(container, pid).await {
+        // One that has just ended is noticed by who waits for it.
+        if let Err(error) = self.reopen_names(container, pid).await
+            && container.process().is_some()
+            && std::path::Path::new(&format!("/proc/{pid}/ns/net")).exists()
+        {
             tracing::warn!("container {}: its name server: {error}", record.id);
         }
     }
@@ -318,6 +322,15 @@ fn forget(container: &Container) -> Result<()> {
 pub(super) fn gateways(attachment: &Attachment) -> Vec<IpAddr> {
     let live = attachment.gateway().and_then(|endpoint| endpoint.live.as_ref());
     live.map(|live| live.gateways.clone()).unwrap_or_default()
+}
+
+fn free_address(subnet: &ipam::Subnet, beside: &[IpNet], taken: &[IpAddr]) -> Option<IpAddr> {
+    let beside = beside.iter().find_map(|address| match address {
+        IpNet::V4(v4) if subnet.subnet.addr().is_ipv6() => Some(*v4),
+        _ => None,
+    });
+    let counterpart = beside.and_then(|v4| ipam::counterpart(subnet, v4, taken));
+    counterpart.or_else(|| ipam::free_address(subnet, taken))
 }
 
 /// `eth0`, `eth1`…: the first that no other endpoint has.

@@ -68,6 +68,19 @@ pub fn free_address(subnet: &Subnet, taken: &[IpAddr]) -> Option<IpAddr> {
     (from..=to).map(|bits| address(bits, v4)).find(free)
 }
 
+/// The address of IPv6 that has in `subnet` the place that `v4` has in its own range: neighbours know the pair by one
+/// hardware address, so both had better move together.
+pub fn counterpart(subnet: &Subnet, v4: Ipv4Net, taken: &[IpAddr]) -> Option<IpAddr> {
+    let place = u128::from(v4.addr().to_bits() - v4.network().to_bits());
+    let wanted = address(number(subnet.subnet.network()).checked_add(place)?, false);
+    let range = subnet.range.unwrap_or(subnet.subnet);
+    let free = range.contains(&wanted)
+        && wanted != subnet.gateway
+        && !subnet.auxiliary.values().any(|other| *other == wanted)
+        && !taken.contains(&wanted);
+    free.then_some(wanted)
+}
+
 /// First and last address that a host may have.
 fn bounds(subnet: &IpNet) -> (u128, u128) {
     let (low, high) = (number(subnet.network()), number(subnet.broadcast()));
@@ -137,6 +150,21 @@ mod tests {
         ] {
             assert_eq!(case(subnet, range, taken).as_deref(), expected, "{subnet} {range:?}");
         }
+    }
+
+    #[test]
+    fn both_addresses_have_the_same_place() {
+        let subnet = Subnet {
+            subnet: net("fd00::/64"),
+            gateway: "fd00::1".parse().unwrap(),
+            range: None,
+            auxiliary: BTreeMap::new(),
+        };
+        let case = |v4: &str, taken: &[IpAddr]| counterpart(&subnet, v4.parse().unwrap(), taken);
+        let expected: IpAddr = "fd00::4d".parse().unwrap();
+        assert_eq!(case("172.30.0.77/24", &[]), Some(expected));
+        assert_eq!(case("172.30.0.77/24", &[expected]), None);
+        assert_eq!(case("172.30.0.1/24", &[]), None, "the gateway's");
     }
 
     #[test]
