@@ -82,7 +82,7 @@ impl Engine {
         let images = self.images(&none)?;
         let size: u64 = images.iter().filter_map(|image| image["Size"].as_u64()).sum();
         Ok(json!({
-            "LayersSize": size, "Images": images, "Containers": self.list(true, 0, &none)?, "Volumes": self.volumes()?,
+            "LayersSize": size, "Images": images, "Containers": self.list(true, 0, &none)?, "Volumes": self.volumes_with_usage()?,
             "BuildCache": [],
         }))
     }

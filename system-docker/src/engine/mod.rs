@@ -68,6 +68,8 @@ pub struct Engine {
     /// By exec id; the same.
     execs: Mutex<HashMap<String, Arc<exec::Exec>>>,
     networks: networks::Networks,
+    /// Held while a volume is mounted or unmounted; only on threads that may wait.
+    mounting: Arc<Mutex<()>>,
     events: events::Bus,
     boot_id: String,
 }
@@ -91,6 +93,7 @@ impl Engine {
             runtime: Runtime::new(run, exe),
             containers: Mutex::new(containers),
             execs: Mutex::default(),
+            mounting: Arc::default(),
             networks: networks::Networks::open(root)?,
             events: events::Bus::default(),
             boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")

@@ -84,9 +84,7 @@ impl Engine {
         if let Err(error) = container.change(|record| record.state = state) {
             tracing::error!("container {}: {error}", container.id);
         }
-        if let Err(error) = self.release_network(container).await {
-            tracing::warn!("container {}: {error}", container.id);
-        }
+        self.give_back(container).await;
         container.tell_exit(exit);
         if container.record().auto_remove() {
             let _ = self.remove(container, false, true).await;

@@ -61,10 +61,8 @@ impl Engine {
             Ok(()) => self.make(container).await,
             Err(error) => Err(ours(error)),
         };
-        if process.is_err()
-            && let Err(left) = self.release_network(container).await
-        {
-            tracing::warn!("container {}: {left}", container.id);
+        if process.is_err() {
+            self.give_back(container).await;
         }
         process
     }
@@ -75,6 +73,7 @@ impl Engine {
     ) -> std::result::Result<Process, (ApiError, i32)> {
         let ours = |error: ApiError| (error, 128);
         let record = container.record().clone();
+        self.mount_volumes(&record).await.map_err(ours)?;
         let request = self.shim_request(container, &record).map_err(ours)?;
         let process = self.runtime.create(&request).await.map_err(refused)?;
         let plugged = self.plug_network(container, process.pid()).await.map_err(ours);
