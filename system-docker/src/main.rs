@@ -7,6 +7,7 @@ mod daemon;
 mod engine;
 mod http;
 mod init;
+mod net;
 mod seed;
 
 use std::ffi::OsString;

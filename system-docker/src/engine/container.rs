@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 use super::error::{ApiError, Result};
 use super::health::Health;
 use super::mounts::MountPoint;
+use super::networks::Attachment;
 
 /// Where a container is in its life.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,6 +91,9 @@ pub struct Record {
     pub host_config: HostConfig,
     /// Mounts resolved.
     pub mounts: Vec<MountPoint>,
+    /// Networks it is in.
+    #[serde(default)]
+    pub network: Attachment,
     /// Life.
     pub state: State,
     /// How often its policy started it again.
@@ -306,6 +310,7 @@ impl Record {
             config: ContainerConfig::default(),
             host_config: HostConfig::default(),
             mounts: Vec::new(),
+            network: Attachment::default(),
             state: State::Created,
             restart_count: 0,
             stopped: false,

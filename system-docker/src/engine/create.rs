@@ -23,9 +23,11 @@ impl Engine {
         let image_name = body.image.clone().unwrap_or_default();
         let image = self.resolve(&image_name)?;
         let image_config = self.image_config(&image)?;
-        let host_config = body.host_config.clone().unwrap_or_default();
+        let mut host_config = body.host_config.clone().unwrap_or_default();
         let mut warnings = Vec::new();
         check(&host_config, &mut warnings)?;
+        let networking = body.networking_config.clone().unwrap_or_default();
+        let network = self.attachment(&mut host_config, networking.endpoints_config.as_ref())?;
         let config = merged(&body, &image_config["config"]);
         let volumes: Vec<String> = config.volumes.clone().unwrap_or_default();
         let mut points = mounts::resolve(&host_config, &volumes)?;
@@ -42,6 +44,7 @@ impl Engine {
             config,
             host_config,
             mounts: points,
+            network,
             state: State::Created,
             restart_count: 0,
             stopped: false,
@@ -137,12 +140,13 @@ fn check(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
         return Err(ApiError::bad(format!("invalid capability: {name:?}")));
     }
     request::rules(host)?;
-    if host.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty()) {
+    let on_host = host.network_mode.as_deref() == Some("host");
+    if on_host && host.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty()) {
         warnings.push("Published ports are discarded when using host network mode".into());
     }
     if host.links.as_ref().is_some_and(|links| !links.is_empty()) {
         return Err(ApiError::bad(
-            "links between containers are not available: they share the host's network",
+            "links (--link) are not available: put both into a network, where they find each other by name",
         ));
     }
     if host.device_requests.as_ref().is_some_and(|requests| !requests.is_empty()) {
@@ -186,6 +190,13 @@ fn merged(body: &ContainerCreateBody, image: &Value) -> ContainerConfig {
     let mut volumes: Vec<String> =
         image["Volumes"].as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default();
     volumes.extend(body.volumes.clone().unwrap_or_default());
+    let mut exposed: Vec<String> = image["ExposedPorts"]
+        .as_object()
+        .map(|map| map.keys().cloned().collect())
+        .unwrap_or_default();
+    exposed.extend(body.exposed_ports.clone().unwrap_or_default());
+    exposed.sort();
+    exposed.dedup();
     ContainerConfig {
         hostname: body.hostname.clone(),
         domainname: body.domainname.clone(),
@@ -213,7 +224,7 @@ fn merged(body: &ContainerCreateBody, image: &Value) -> ContainerConfig {
         labels: Some(labels),
         stop_signal: body.stop_signal.clone().or_else(|| text("StopSignal")),
         stop_timeout: body.stop_timeout,
-        exposed_ports: body.exposed_ports.clone(),
+        exposed_ports: (!exposed.is_empty()).then_some(exposed),
         ..Default::default()
     }
 }

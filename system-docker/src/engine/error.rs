@@ -25,6 +25,11 @@ impl ApiError {
         Self::new(400, message)
     }
 
+    /// It may not be done.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(403, message)
+    }
+
     /// There is no such thing.
     pub fn missing(message: impl Into<String>) -> Self {
         Self::new(404, message)

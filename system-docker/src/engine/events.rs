@@ -14,7 +14,7 @@ const REMEMBERED: usize = 256;
 /// One thing that happened.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// `container`, `image`, `volume`.
+    /// `container`, `image`, `volume`, `network`.
     pub kind: &'static str,
     /// `start`, `die`, `health_status: healthy`…
     pub action: String,
@@ -69,6 +69,15 @@ impl Bus {
     /// Tells what happened to an image or a volume.
     pub fn other(&self, kind: &'static str, action: &str, actor: &str) {
         self.tell(kind, action, actor, BTreeMap::from([("name".to_owned(), actor.to_owned())]));
+    }
+
+    /// Tells what happened to a network, and which container it concerns.
+    pub fn network(&self, action: &str, id: &str, name: &str, container: Option<&str>) {
+        let mut attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
+        let driver = if matches!(name, "host" | "none") { name } else { "bridge" };
+        attributes.insert("type".into(), driver.into());
+        attributes.extend(container.map(|id| ("container".to_owned(), id.to_owned())));
+        self.tell("network", action, id, attributes);
     }
 
     fn tell(

@@ -39,6 +39,7 @@ impl Engine {
         if let Err(error) = process.delete().await {
             tracing::warn!("container {}: {error}", container.id);
         }
+        self.give_back(container).await;
         container.set_process(None);
         let again = again(&container.record(), &exit);
         let state = match again {
@@ -62,6 +63,14 @@ impl Engine {
             }
             None => {}
         }
+    }
+
+    /// Takes back what a container had outside of itself while it ran.
+    pub(super) async fn give_back(&self, container: &Container) {
+        if let Err(error) = self.release_network(container).await {
+            tracing::warn!("container {}: {error}", container.id);
+        }
+        self.unmount_volumes(container);
     }
 
     /// Boxed, because a launch spawns the watch that comes back here.

@@ -51,7 +51,7 @@ impl Engine {
             "ContainersRunning": running, "ContainersPaused": paused, "ContainersStopped": stopped, "Images": images,
             "Driver": "overlay2", "DriverStatus": [["Layers", "hard-linked trees over a pool of objects"]],
             "DockerRootDir": self.root, "LoggingDriver": "json-file", "CgroupDriver": "cgroupfs", "CgroupVersion": "2",
-            "Plugins": { "Volume": ["local"], "Network": ["host", "null"], "Authorization": null, "Log": ["json-file"] },
+            "Plugins": { "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file"] },
         });
         merge(
             &mut info,
@@ -82,7 +82,7 @@ impl Engine {
         let images = self.images(&none)?;
         let size: u64 = images.iter().filter_map(|image| image["Size"].as_u64()).sum();
         Ok(json!({
-            "LayersSize": size, "Images": images, "Containers": self.list(true, 0, &none)?, "Volumes": self.volumes()?,
+            "LayersSize": size, "Images": images, "Containers": self.list(true, 0, &none)?, "Volumes": self.volumes_with_usage()?,
             "BuildCache": [],
         }))
     }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::container::{Container, Record, State};
 use super::mounts::{Kind, MountPoint};
+use super::networks::show;
 use super::time::rfc3339;
 use super::{Engine, request};
 
@@ -14,11 +15,6 @@ impl Engine {
         let mut words = record.config.entrypoint.iter().chain(&record.config.cmd).flatten();
         let path = words.next().cloned().unwrap_or_default();
         let arguments: Vec<&String> = words.collect();
-        let network = if request::uses_host(record.host_config.network_mode.as_deref()) {
-            "host"
-        } else {
-            "none"
-        };
         let own = |file: &str| {
             if record.is_service() { Value::from("") } else { json!(container.dir().join(file)) }
         };
@@ -31,12 +27,15 @@ impl Engine {
             "ExecIDs": self.exec_ids(container), "HostConfig": host_config(&record),
             "GraphDriver": { "Name": "overlay2", "Data": { "UpperDir": container.dir().join("upper") } },
             "Mounts": mounts(&record), "Config": config(&record),
-            "NetworkSettings": {
-                "SandboxID": "", "SandboxKey": "", "Ports": {}, "Bridge": "", "IPAddress": "", "Gateway": "", "MacAddress": "",
-                "IPPrefixLen": 0, "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "IPv6Gateway": "", "EndpointID": "",
-                "Networks": { network: endpoint() },
-            },
+            "NetworkSettings": show::settings(&record, pid(&record)),
         })
+    }
+}
+
+fn pid(record: &Record) -> i32 {
+    match record.state {
+        State::Running { pid, .. } => pid,
+        _ => 0,
     }
 }
 
@@ -131,13 +130,4 @@ fn mount(mount: &MountPoint) -> Value {
         shown["Propagation"] = "".into();
     }
     shown
-}
-
-/// The endpoint of a network that gives no address.
-pub fn endpoint() -> Value {
-    json!({
-        "IPAMConfig": null, "Links": null, "Aliases": null, "MacAddress": "", "DriverOpts": null, "NetworkID": "",
-        "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "",
-        "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": null,
-    })
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::Engine;
 use super::container::{Container, Record, State};
 use super::error::{ApiError, Result};
+use super::networks::show;
 use super::time::now;
-use super::{Engine, request};
 
 /// Filters as clients send them: `{"label": ["a=b"]}` or `{"label": {"a=b": true}}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +65,14 @@ impl Filters {
         })
     }
 
+    /// Whether the labels have none of those that `label!` names.
+    pub fn without_labels(&self, labels: &HashMap<String, String>) -> bool {
+        self.all("label!", |unwanted| match unwanted.split_once('=') {
+            Some((name, value)) => labels.get(name).is_none_or(|own| own != value),
+            None => !labels.contains_key(unwanted),
+        })
+    }
+
     /// Whether it is there.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
@@ -116,11 +125,6 @@ fn passes(container: &Container, record: &Record, filters: &Filters) -> bool {
         true => record.name == plain(name).trim_start_matches('/'),
         false => record.name.contains(plain(name).trim_start_matches('/')),
     };
-    let network = if request::uses_host(record.host_config.network_mode.as_deref()) {
-        "host"
-    } else {
-        "none"
-    };
     let has_volume = |name: &str| {
         record.mounts.iter().any(|mount| mount.name == name || mount.target.to_str() == Some(name))
     };
@@ -130,7 +134,7 @@ fn passes(container: &Container, record: &Record, filters: &Filters) -> bool {
         && filters.any("name", named)
         && filters.any("exited", |wanted| code.as_deref() == Some(wanted))
         && filters.any("health", |wanted| wanted == health)
-        && filters.any("network", |wanted| wanted == network)
+        && filters.any("network", |wanted| show::is_in(record, wanted))
         && filters.any("volume", has_volume)
         && filters.any("is-task", |wanted| wanted == "false")
 }
@@ -139,18 +143,14 @@ fn summary(container: &Container) -> Value {
     let record = container.record().clone();
     let words: Vec<String> =
         record.config.entrypoint.iter().chain(&record.config.cmd).flatten().cloned().collect();
-    let network = if request::uses_host(record.host_config.network_mode.as_deref()) {
-        "host"
-    } else {
-        "none"
-    };
+    let mode = record.host_config.network_mode.clone().filter(|mode| !mode.is_empty());
     json!({
         "Id": record.id, "Names": [format!("/{}", record.name)], "Image": record.image_name,
         "ImageID": record.image.to_string(), "Command": words.join(" "), "Created": record.created / 1_000_000_000,
-        "Ports": [], "Labels": record.config.labels.clone().unwrap_or_default(),
+        "Ports": show::ports_in_list(&record), "Labels": record.config.labels.clone().unwrap_or_default(),
         "State": record.state.word(), "Status": status(container, &record),
-        "HostConfig": { "NetworkMode": network },
-        "NetworkSettings": { "Networks": { network: super::inspect::endpoint() } },
+        "HostConfig": { "NetworkMode": mode.as_deref().unwrap_or("host") },
+        "NetworkSettings": { "Networks": show::endpoints(&record) },
         "Mounts": super::inspect::mounts(&record),
     })
 }

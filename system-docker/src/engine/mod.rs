@@ -1,4 +1,4 @@
-//! The engine: containers, execs, volumes and images, one verb a file. Knows nothing of HTTP.
+//! The engine: containers, execs, volumes, networks and images, one verb a file. Knows nothing of HTTP.
 //!
 //! ```text
 //!            create            start                      exit, policy says no
@@ -28,6 +28,7 @@ pub mod kill;
 pub mod list;
 pub mod logs;
 pub mod mounts;
+pub mod networks;
 pub mod recover;
 pub mod remove;
 pub mod request;
@@ -66,6 +67,9 @@ pub struct Engine {
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     /// By exec id; the same.
     execs: Mutex<HashMap<String, Arc<exec::Exec>>>,
+    networks: networks::Networks,
+    /// Held while a volume is mounted or unmounted; only on threads that may wait.
+    mounting: Arc<Mutex<()>>,
     events: events::Bus,
     boot_id: String,
 }
@@ -89,6 +93,8 @@ impl Engine {
             runtime: Runtime::new(run, exe),
             containers: Mutex::new(containers),
             execs: Mutex::default(),
+            mounting: Arc::default(),
+            networks: networks::Networks::open(root)?,
             events: events::Bus::default(),
             boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")
                 .unwrap_or_default()

@@ -14,6 +14,7 @@ impl Engine {
     /// Takes up what there is.
     pub async fn recover(self: &Arc<Self>) {
         self.sweep_strangers().await;
+        self.restore_networks().await;
         let all: Vec<Arc<Container>> = self.containers().values().cloned().collect();
         for container in all {
             self.recover_one(&container).await;
@@ -70,6 +71,7 @@ impl Engine {
                 self.ended(container, &process, Exit::unknown(now())).await;
             }
             _ => {
+                self.take_up_network(container, process.pid()).await;
                 self.watch_health(container, &process);
                 tokio::spawn(Arc::clone(self).watch_exit(Arc::clone(container), process));
             }
@@ -82,6 +84,7 @@ impl Engine {
         if let Err(error) = container.change(|record| record.state = state) {
             tracing::error!("container {}: {error}", container.id);
         }
+        self.give_back(container).await;
         container.tell_exit(exit);
         if container.record().auto_remove() {
             let _ = self.remove(container, false, true).await;

@@ -12,6 +12,7 @@ use super::Engine;
 use super::container::{Container, Record};
 use super::error::{ApiError, Result};
 use super::mounts::{Kind, MountPoint};
+use super::networks::asked::Mode;
 
 /// A log grows to 10 MiB, and three files of it are kept, unless asked otherwise.
 const LOG_SIZE: u64 = 10 << 20;
@@ -59,34 +60,11 @@ impl Engine {
         if record.is_service() {
             return Ok(Vec::new());
         }
-        let host_names = uses_host(record.host_config.network_mode.as_deref());
-        let name = hostname(record);
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let hosts = if host_names {
-            read("/etc/hosts")
-        } else {
-            format!(
-                "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n"
-            )
-        };
-        let more: String = record
-            .host_config
-            .extra_hosts
-            .iter()
-            .flatten()
-            .filter_map(|entry| entry.split_once([':', '=']))
-            .map(|(name, address)| format!("{address}\t{name}\n"))
-            .collect();
-        let files = [
-            ("hostname", format!("{name}\n")),
-            ("hosts", format!("{hosts}{more}")),
-            ("resolv.conf", resolv_conf(&record.host_config, &read("/etc/resolv.conf"))),
-        ];
+        let dir = self.network_files(container, record)?;
         let mut mounts = Vec::new();
-        for (file, content) in files {
+        for file in super::networks::files::FILES {
             let target = Path::new("/etc").join(file);
-            let source = container.dir().join(file);
-            std::fs::write(&source, content)?;
+            let source = dir.join(file);
             if !record.mounts.iter().any(|mount| target.starts_with(&mount.target)) {
                 let mode = String::new();
                 mounts.push(MountPoint {
@@ -183,10 +161,10 @@ impl Engine {
     }
 
     fn network(&self, mode: Option<&str>) -> Result<Namespace> {
-        match mode {
-            mode if uses_host(mode) => Ok(Namespace::Host),
-            Some("none") => Ok(Namespace::Own),
-            mode => self.namespace(mode, "net"),
+        match Mode::parse(mode) {
+            Mode::Host => Ok(Namespace::Host),
+            Mode::None | Mode::Networks(_) => Ok(Namespace::Own),
+            Mode::Container(_) => self.namespace(mode, "net"),
         }
     }
 
@@ -222,26 +200,10 @@ fn init_mount() -> Result<MountPoint> {
     })
 }
 
-/// A network that is not named is the host's: system services live there, and no address range is taken.
-pub fn uses_host(mode: Option<&str>) -> bool {
-    matches!(mode.unwrap_or_default(), "" | "default" | "host")
-}
-
 /// The container's host name.
 pub fn hostname(record: &Record) -> String {
     let own = record.config.hostname.clone().filter(|name| !name.is_empty());
     own.unwrap_or_else(|| record.id[..12].to_owned())
-}
-
-fn resolv_conf(host: &HostConfig, machine: &str) -> String {
-    let servers = host.dns.clone().unwrap_or_default();
-    if servers.is_empty() {
-        return machine.to_owned();
-    }
-    let search = host.dns_search.clone().unwrap_or_default();
-    let search =
-        if search.is_empty() { String::new() } else { format!("search {}\n", search.join(" ")) };
-    servers.iter().map(|server| format!("nameserver {server}\n")).collect::<String>() + &search
 }
 
 fn log(container: &Container, host: &HostConfig) -> Result<Option<Log>> {

@@ -53,14 +53,35 @@ impl Engine {
     }
 
     async fn bring_to_life(
-        &self,
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+    ) -> std::result::Result<Process, (ApiError, i32)> {
+        let ours = |error: ApiError| (error, 128);
+        let process = match self.reserve_network(container) {
+            Ok(()) => self.make(container).await,
+            Err(error) => Err(ours(error)),
+        };
+        if process.is_err() {
+            self.give_back(container).await;
+        }
+        process
+    }
+
+    async fn make(
+        self: &Arc<Self>,
         container: &Arc<Container>,
     ) -> std::result::Result<Process, (ApiError, i32)> {
         let ours = |error: ApiError| (error, 128);
         let record = container.record().clone();
+        self.mount_volumes(&record).await.map_err(ours)?;
         let request = self.shim_request(container, &record).map_err(ours)?;
         let process = self.runtime.create(&request).await.map_err(refused)?;
-        match self.run(container, &process).await {
+        let plugged = self.plug_network(container, process.pid()).await.map_err(ours);
+        let ran = match plugged {
+            Ok(()) => self.run(container, &process).await,
+            Err(error) => Err(error),
+        };
+        match ran {
             Ok(()) => Ok(process),
             Err(error) => {
                 if let Err(left) = process.delete().await {

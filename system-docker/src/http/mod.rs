@@ -8,6 +8,7 @@ mod containers;
 mod exec;
 mod hijack;
 mod images;
+mod networks;
 mod system;
 mod volumes;
 
@@ -50,8 +51,12 @@ fn routes() -> Router<Arc<Engine>> {
         .route("/volumes/create", post(volumes::create))
         .route("/volumes/prune", post(volumes::prune))
         .route("/volumes/{name}", get(volumes::inspect).delete(volumes::remove))
-        .route("/networks", get(system::networks))
-        .route("/networks/{name}", get(system::network))
+        .route("/networks", get(networks::list))
+        .route("/networks/create", post(networks::create))
+        .route("/networks/prune", post(networks::prune))
+        .route("/networks/{name}", get(networks::inspect).delete(networks::remove))
+        .route("/networks/{name}/connect", post(networks::connect))
+        .route("/networks/{name}/disconnect", post(networks::disconnect))
         .fallback(any(unknown))
         .method_not_allowed_fallback(unknown)
         .layer(DefaultBodyLimit::max(16 << 20))

@@ -1,12 +1,11 @@
-//! `/_ping`, `/version`, `/info`, `/events`, `/system/df`, and the two networks that there are.
+//! `/_ping`, `/version`, `/info`, `/events` and `/system/df`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::header;
 use axum::response::IntoResponse;
-use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
@@ -42,7 +41,8 @@ pub async fn auth() -> Answer {
         .into())
 }
 
-const EVENT_FILTERS: [&str; 6] = ["container", "event", "image", "label", "type", "volume"];
+const EVENT_FILTERS: [&str; 7] =
+    ["container", "event", "image", "label", "network", "type", "volume"];
 
 pub async fn events(State(engine): App, Query(query): Ask) -> Answer {
     let filters = Filters::parse(text(&query, "filters"), &EVENT_FILTERS)?;
@@ -95,25 +95,6 @@ fn passes(event: &Event, filters: &Filters) -> bool {
             named("image", wanted) || attributes.get("image").is_some_and(|i| i == wanted)
         })
         && filters.any("volume", |wanted| named("volume", wanted))
+        && filters.any("network", |wanted| named("network", wanted))
         && filters.labels(&attributes)
-}
-
-fn shown(name: &str, driver: &str) -> Value {
-    json!({
-        "Name": name, "Id": name, "Created": time::rfc3339(0), "Scope": "local", "Driver": driver, "EnableIPv6": false,
-        "IPAM": { "Driver": "default", "Options": null, "Config": [] }, "Internal": false, "Attachable": false,
-        "Ingress": false, "ConfigFrom": { "Network": "" }, "ConfigOnly": false, "Containers": {}, "Options": {}, "Labels": {},
-    })
-}
-
-pub async fn networks() -> Answer {
-    json([shown("host", "host"), shown("none", "null")])
-}
-
-pub async fn network(Path(name): Path<String>) -> Answer {
-    match name.as_str() {
-        "host" => json(shown("host", "host")),
-        "none" => json(shown("none", "null")),
-        _ => Err(ApiError::missing(format!("network {name} not found")).into()),
-    }
 }

@@ -12,37 +12,19 @@ use serde_json::json;
 use super::answer::{Answer, body, flag, json, nothing};
 use super::containers::{Ask, text};
 use crate::engine::Engine;
-use crate::engine::error::ApiError;
 use crate::engine::list::Filters;
+use crate::engine::volumes::{FILTERS, PRUNE_FILTERS};
 
 type App = State<Arc<Engine>>;
 
 pub async fn list(State(engine): App, Query(query): Ask) -> Answer {
-    let filters =
-        Filters::parse(text(&query, "filters"), &["name", "dangling", "driver", "label"])?;
-    let mut volumes = engine.volumes()?;
-    volumes.retain(|volume| {
-        let name = volume["Name"].as_str().unwrap_or_default();
-        let labels = serde_json::from_value(volume["Labels"].clone()).unwrap_or_default();
-        filters.any("name", |part| name.contains(part)) && filters.labels(&labels)
-    });
-    json(json!({ "Volumes": volumes, "Warnings": null }))
+    let filters = Filters::parse(text(&query, "filters"), &FILTERS)?;
+    json(json!({ "Volumes": engine.volumes(&filters)?, "Warnings": null }))
 }
 
 pub async fn create(State(engine): App, bytes: Bytes) -> Answer {
     let asked: VolumeCreateRequest = body(&bytes)?;
-    if asked.driver.as_deref().is_some_and(|driver| !driver.is_empty() && driver != "local") {
-        return Err(ApiError::missing(format!(
-            "plugin {:?} not found",
-            asked.driver.unwrap_or_default()
-        ))
-        .into());
-    }
-    if asked.driver_opts.as_ref().is_some_and(|options| !options.is_empty()) {
-        return Err(ApiError::refused("options of the local volume driver").into());
-    }
-    let name =
-        engine.create_volume(&asked.name.unwrap_or_default(), asked.labels.unwrap_or_default())?;
+    let name = engine.create_volume(asked)?;
     Ok((StatusCode::CREATED, axum::Json(engine.volume(&name)?)).into_response())
 }
 
@@ -56,7 +38,7 @@ pub async fn remove(State(engine): App, Path(name): Path<String>, Query(query): 
 }
 
 pub async fn prune(State(engine): App, Query(query): Ask) -> Answer {
-    let filters = Filters::parse(text(&query, "filters"), &["all", "label"])?;
-    let all = filters.has("all") && filters.any("all", |wanted| matches!(wanted, "true" | "1"));
-    json(json!({ "VolumesDeleted": engine.prune_volumes(all)?, "SpaceReclaimed": 0 }))
+    let filters = Filters::parse(text(&query, "filters"), &PRUNE_FILTERS)?;
+    let (gone, bytes) = engine.prune_volumes(&filters)?;
+    json(json!({ "VolumesDeleted": gone, "SpaceReclaimed": bytes }))
 }

@@ -205,7 +205,7 @@ fn docker_cli_runs_busybox(site: &Site) -> Result<()> {
 }
 
 /// A docker archive with the host's static busybox, made by skopeo from an OCI layout made here.
-fn busybox_archive(to: &std::path::Path) -> Result<()> {
+pub fn busybox_archive(to: &std::path::Path) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let script = r#"
 set -e
