@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::container::{Container, Record, State};
 use super::error::{ApiError, Result};
 use super::time::now;
-use super::{Engine, mounts, new_id, request};
+use super::{Engine, limits, mounts, new_id, request};
 
 impl Engine {
     /// Makes a container; answers it and warnings.
@@ -26,6 +26,8 @@ impl Engine {
         let host_config = body.host_config.clone().unwrap_or_default();
         let mut warnings = Vec::new();
         check(&host_config, &mut warnings)?;
+        limits::check(&host_config)?;
+        warnings.extend(self.limits.possible(limits::resources(&host_config)?).1);
         let config = merged(&body, &image_config["config"]);
         let volumes: Vec<String> = config.volumes.clone().unwrap_or_default();
         let mut points = mounts::resolve(&host_config, &volumes)?;

@@ -76,10 +76,8 @@ pub async fn pull(State(engine): App, Query(query): Ask, headers: HeaderMap) -> 
     name.parse::<ros_api::Reference>()
         .map_err(|e| ApiError::bad(format!("invalid reference format: {e}")))?;
     let auth = credentials(&headers)?;
-    progress(|tell| async move {
-        engine.pull(&name, auth, move |message| tell.say(message)).await
-    })
-    .await
+    progress(|tell| async move { engine.pull(&name, auth, move |message| tell.say(message)).await })
+        .await
 }
 
 /// The messages of `work`, and last its error if it has one. An error before any message is the answer itself.
@@ -102,9 +100,9 @@ async fn progress<W: Future<Output = Result<(), ApiError>> + Send + 'static>(
         let message = from.recv().await?.unwrap_or_else(|error| failure(&error));
         Some((message, from))
     });
-    let lines = stream::iter(first).chain(rest).map(|message| {
-        Ok::<_, std::convert::Infallible>(Bytes::from(line(&message)))
-    });
+    let lines = stream::iter(first)
+        .chain(rest)
+        .map(|message| Ok::<_, std::convert::Infallible>(Bytes::from(line(&message))));
     Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response())
 }
 
