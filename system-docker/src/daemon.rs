@@ -26,13 +26,16 @@ pub struct Args {
     /// Socket of the API.
     #[arg(long, default_value = paths::SYSTEM_DOCKER_SOCKET)]
     socket: PathBuf,
+    /// Containers may use every device: for a host that may not load device programs (no CAP_SYS_RESOURCE).
+    #[arg(long, hide = true)]
+    without_device_rules: bool,
 }
 
 /// Serves until SIGTERM or SIGINT. Containers keep running.
 pub async fn run(args: &Args) -> Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).without_time().init();
     let exe = std::env::current_exe().context("find this program")?;
-    let engine = Engine::open(&args.root, &args.run, &exe)?;
+    let engine = Engine::open(&args.root, &args.run, &exe, !args.without_device_rules)?;
     engine.recover().await;
     let listener = bind(&args.socket)?;
     tracing::info!("listening on {}", args.socket.display());

@@ -149,12 +149,23 @@ fn endpoints(reference: &Reference, registries: &Registries) -> Result<Vec<Endpo
     let host = host.ok_or_else(|| Error::NoRegistry { reference: reference.to_string() })?;
     let mirrors =
         registries.registries.get(host).map(|options| &options.mirrors[..]).unwrap_or_default();
+    // Docker Hub's own images have a folder that nobody writes; its mirrors know them by it.
+    let library = host == "docker.io" && !reference.repository.contains('/');
+    let repository = match library {
+        true => format!("library/{}", reference.repository),
+        false => reference.repository.clone(),
+    };
     let hosts = mirrors.iter().chain([host]);
-    hosts.map(|host| Endpoint::new(host, reference, registries)).collect()
+    hosts.map(|host| Endpoint::new(host, reference, repository.clone(), registries)).collect()
 }
 
 impl Endpoint {
-    fn new(host: &str, reference: &Reference, registries: &Registries) -> Result<Self> {
+    fn new(
+        host: &str,
+        reference: &Reference,
+        repository: String,
+        registries: &Registries,
+    ) -> Result<Self> {
         let (plain, host) = match (host.strip_prefix("http://"), host.strip_prefix("https://")) {
             (Some(host), _) => (true, host),
             (None, Some(host)) => (false, host),
@@ -170,11 +181,6 @@ impl Endpoint {
             }
             (None, Some(token)) => RegistryAuth::Bearer(token),
             (None, None) => RegistryAuth::Anonymous,
-        };
-        let library = host == "docker.io" && !reference.repository.contains('/');
-        let repository = match library {
-            true => format!("library/{}", reference.repository),
-            false => reference.repository.clone(),
         };
         Ok(Self { host, repository, asked: reference.to_string(), client, auth })
     }

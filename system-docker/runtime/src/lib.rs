@@ -33,8 +33,8 @@ pub use error::RuntimeError;
 pub use request::{ExecRequest, Log, Mount, MountKind, Propagation, Root, ShimRequest};
 pub use shim::detached_root;
 pub use spec::{
-    Device, DeviceKind, DeviceRule, Namespace, Namespaces, Resources, Rlimit, Seccomp, SpecInput,
-    host_capabilities, spec,
+    Device, DeviceKind, DeviceRule, IoKind, IoLimit, Namespace, Namespaces, Resources, Rlimit,
+    Seccomp, SpecInput, host_capabilities, spec,
 };
 pub use stats::Stats;
 pub use wire::{Exit, Frame, Phase, Status, Stream};

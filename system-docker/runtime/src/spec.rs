@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use oci_spec::runtime::{
-    Capabilities, Capability, Hooks, Linux, LinuxCapabilities, LinuxCpu, LinuxDevice,
+    Capabilities, Capability, Hooks, Linux, LinuxBlockIo, LinuxCapabilities, LinuxCpu, LinuxDevice,
     LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids,
-    LinuxResources, LinuxSeccomp, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
-    Root, Spec, User,
+    LinuxResources, LinuxSeccomp, LinuxThrottleDevice, LinuxThrottleDeviceBuilder, Mount,
+    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
 };
 use serde::{Deserialize, Serialize};
 
@@ -146,6 +146,8 @@ pub struct SpecInput {
     pub devices: Vec<Device>,
     /// More device cgroup rules.
     pub device_rules: Vec<DeviceRule>,
+    /// Whether a device program is loaded at all: only a host that may load none goes without.
+    pub confine_devices: bool,
     /// Limits.
     pub resources: Resources,
     /// Process limits.
@@ -185,6 +187,7 @@ impl Default for SpecInput {
             readonly_paths: None,
             devices: Vec::new(),
             device_rules: Vec::new(),
+            confine_devices: true,
             resources: Resources::default(),
             rlimits: Vec::new(),
             sysctls: BTreeMap::new(),
@@ -340,6 +343,36 @@ pub struct Resources {
     pub cpuset_mems: String,
     /// Processes and threads.
     pub pids: i64,
+    /// Relative weight of reads and writes, 10 to 1000.
+    pub io_weight: u16,
+    /// Rates of single devices.
+    pub io: Vec<IoLimit>,
+}
+
+/// How fast one block device may be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IoLimit {
+    /// What is counted.
+    pub kind: IoKind,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// A second.
+    pub rate: u64,
+}
+
+/// What an [`IoLimit`] counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoKind {
+    /// Bytes read.
+    ReadBytes,
+    /// Bytes written.
+    WriteBytes,
+    /// Reads.
+    Reads,
+    /// Writes.
+    Writes,
 }
 
 /// A process limit.
@@ -577,9 +610,10 @@ fn resources(input: &SpecInput) -> Option<LinuxResources> {
     let limits = &input.resources;
     let mut resources = LinuxResources::default();
     resources
-        .set_devices(Some(device_rules(input)))
+        .set_devices(input.confine_devices.then(|| device_rules(input)))
         .set_memory(memory(limits))
         .set_cpu(cpu(limits))
+        .set_block_io(block_io(limits))
         .set_pids((limits.pids > 0).then(|| {
             let mut pids = LinuxPids::default();
             pids.set_limit(limits.pids);
@@ -616,6 +650,32 @@ fn cpu(limits: &Resources) -> Option<LinuxCpu> {
         .set_cpus(text(&limits.cpuset_cpus))
         .set_mems(text(&limits.cpuset_mems));
     (cpu != LinuxCpu::default()).then_some(cpu)
+}
+
+fn block_io(limits: &Resources) -> Option<LinuxBlockIo> {
+    if limits.io_weight == 0 && limits.io.is_empty() {
+        return None;
+    }
+    let rates = |kind: IoKind| {
+        let some: Vec<LinuxThrottleDevice> =
+            limits.io.iter().filter(|limit| limit.kind == kind).filter_map(throttle).collect();
+        (!some.is_empty()).then_some(some)
+    };
+    let mut io = LinuxBlockIo::default();
+    io.set_weight((limits.io_weight != 0).then_some(limits.io_weight))
+        .set_throttle_read_bps_device(rates(IoKind::ReadBytes))
+        .set_throttle_write_bps_device(rates(IoKind::WriteBytes))
+        .set_throttle_read_iops_device(rates(IoKind::Reads))
+        .set_throttle_write_iops_device(rates(IoKind::Writes));
+    Some(io)
+}
+
+fn throttle(limit: &IoLimit) -> Option<LinuxThrottleDevice> {
+    let device = LinuxThrottleDeviceBuilder::default()
+        .major(i64::from(limit.major))
+        .minor(i64::from(limit.minor))
+        .rate(limit.rate);
+    device.build().ok()
 }
 
 /// Everything denied, then Docker's list; nothing denied when privileged.

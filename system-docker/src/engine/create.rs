@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::container::{Container, Record, State};
 use super::error::{ApiError, Result};
 use super::time::now;
-use super::{Engine, mounts, new_id, request};
+use super::{Engine, limits, mounts, new_id, request};
 
 impl Engine {
     /// Makes a container; answers it and warnings.
@@ -28,6 +28,8 @@ impl Engine {
         check(&host_config, &mut warnings)?;
         let networking = body.networking_config.clone().unwrap_or_default();
         let network = self.attachment(&mut host_config, networking.endpoints_config.as_ref())?;
+        limits::check(&host_config)?;
+        warnings.extend(self.limits.possible(limits::resources(&host_config)?).1);
         let config = merged(&body, &image_config["config"]);
         let volumes: Vec<String> = config.volumes.clone().unwrap_or_default();
         let mut points = mounts::resolve(&host_config, &volumes)?;

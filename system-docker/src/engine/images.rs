@@ -220,13 +220,16 @@ impl Engine {
     ) -> Result<()> {
         let reference = reference(name)?;
         let registries = registries(&reference, auth)?;
-        let telling = tell.clone();
-        tell(
-            json!({ "status": format!("Pulling from {}", reference.repository), "id": tag_of(&reference) }),
-        );
+        let (telling, asked) = (tell.clone(), reference.clone());
         let pulled = self
             .store
-            .pull(&reference, &registries, move |event| telling(progress(&event)))
+            .pull(&reference, &registries, move |event| {
+                if matches!(event, PullEvent::Resolved { .. }) {
+                    let status = format!("Pulling from {}", asked.repository);
+                    telling(json!({ "status": status, "id": tag_of(&asked) }));
+                }
+                telling(progress(&event));
+            })
             .await?;
         tell(json!({ "status": format!("Digest: {}", pulled.digest) }));
         let news = if pulled.fetched == 0 {

@@ -45,6 +45,7 @@ impl Engine {
                 _ => stopped += 1,
             }
         }
+        let limited = |controller| self.limits.has(controller);
         let host = uname().nodename().to_string_lossy().into_owned();
         let mut info = json!({
             "ID": self.boot_id, "Name": host, "ServerVersion": VERSION, "Containers": running + paused + stopped,
@@ -66,8 +67,9 @@ impl Engine {
             &mut info,
             json!({
                 "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
-                "MemoryLimit": true, "SwapLimit": true, "PidsLimit": true, "CPUShares": true, "CPUSet": true,
-                "CpuCfsPeriod": true, "CpuCfsQuota": true, "IPv4Forwarding": true, "OomKillDisable": false,
+                "MemoryLimit": limited("memory"), "SwapLimit": limited("memory"), "PidsLimit": limited("pids"),
+                "CPUShares": limited("cpu"), "CPUSet": limited("cpuset"),
+                "CpuCfsPeriod": limited("cpu"), "CpuCfsQuota": limited("cpu"), "IPv4Forwarding": true, "OomKillDisable": false,
                 "Swarm": { "LocalNodeState": "inactive" }, "IndexServerAddress": "", "RegistryConfig": null,
                 "Labels": [], "ExperimentalBuild": false, "Debug": false, "NFd": 0, "NGoroutines": 0, "Warnings": [],
                 "HttpProxy": "", "HttpsProxy": "", "NoProxy": "", "InitBinary": "", "GenericResources": null,

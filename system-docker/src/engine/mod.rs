@@ -25,6 +25,7 @@ pub mod images;
 pub mod info;
 pub mod inspect;
 pub mod kill;
+pub mod limits;
 pub mod list;
 pub mod logs;
 pub mod mounts;
@@ -63,6 +64,7 @@ pub struct Engine {
     root: PathBuf,
     store: Store,
     runtime: Runtime,
+    limits: limits::Limits,
     /// By id. A lock because handlers run concurrently; never held across an await.
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     /// By exec id; the same.
@@ -76,7 +78,12 @@ pub struct Engine {
 
 impl Engine {
     /// Opens the store and the containers' records under `root`.
-    pub fn open(root: &Path, run: &Path, exe: &Path) -> anyhow::Result<Arc<Self>> {
+    pub fn open(
+        root: &Path,
+        run: &Path,
+        exe: &Path,
+        device_rules: bool,
+    ) -> anyhow::Result<Arc<Self>> {
         for dir in ["containers", "volumes"] {
             fs::create_dir_all(root.join(dir))
                 .with_context(|| format!("create {}", root.join(dir).display()))?;
@@ -91,6 +98,7 @@ impl Engine {
             root: root.to_owned(),
             store: Store::open(root)?,
             runtime: Runtime::new(run, exe),
+            limits: limits::Limits::of_host(device_rules),
             containers: Mutex::new(containers),
             execs: Mutex::default(),
             mounting: Arc::default(),

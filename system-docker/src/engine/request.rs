@@ -4,13 +4,14 @@ use std::path::Path;
 
 use bollard_stubs::models::{HostConfig, HostConfigCgroupnsModeEnum};
 use ros_runtime::{
-    Device, DeviceRule, Log, Namespace, Namespaces, Resources, Rlimit, Root, Seccomp, ShimRequest,
-    SpecInput, device, devices_under, host_capabilities, spec,
+    Device, DeviceRule, Log, Namespace, Namespaces, Root, Seccomp, ShimRequest, SpecInput, device,
+    devices_under, host_capabilities, spec,
 };
 
 use super::Engine;
 use super::container::{Container, Record};
 use super::error::{ApiError, Result};
+use super::limits;
 use super::mounts::{Kind, MountPoint};
 use super::networks::asked::Mode;
 
@@ -123,8 +124,9 @@ impl Engine {
             readonly_paths: security.readonly_paths.or_else(|| host.readonly_paths.clone()),
             devices: devices(record, privileged)?,
             device_rules: rules(host)?,
-            resources: resources(host),
-            rlimits: rlimits(host),
+            confine_devices: self.limits.device_rules,
+            resources: self.limits.possible(limits::resources(host)?).0,
+            rlimits: limits::rlimits(host)?,
             sysctls: host.sysctls.clone().unwrap_or_default().into_iter().collect(),
             oom_score_adj: host.oom_score_adj.and_then(|score| score.try_into().ok()).unwrap_or(0),
             shm_size: host
@@ -315,37 +317,6 @@ pub fn rules(host: &HostConfig) -> Result<Vec<DeviceRule>> {
         .iter()
         .flatten()
         .map(|rule| rule.parse().map_err(ApiError::bad))
-        .collect()
-}
-
-fn resources(host: &HostConfig) -> Resources {
-    let number = |value: Option<i64>| value.unwrap_or(0);
-    let unsigned =
-        |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok()).unwrap_or(0);
-    Resources {
-        memory: number(host.memory),
-        memory_swap: number(host.memory_swap),
-        memory_reservation: number(host.memory_reservation),
-        nano_cpus: number(host.nano_cpus),
-        cpu_quota: number(host.cpu_quota),
-        cpu_period: unsigned(host.cpu_period),
-        cpu_shares: unsigned(host.cpu_shares),
-        cpuset_cpus: host.cpuset_cpus.clone().unwrap_or_default(),
-        cpuset_mems: host.cpuset_mems.clone().unwrap_or_default(),
-        pids: number(host.pids_limit),
-    }
-}
-
-fn rlimits(host: &HostConfig) -> Vec<Rlimit> {
-    let bound =
-        |value: Option<i64>| value.map_or(0, |value| u64::try_from(value).unwrap_or(u64::MAX));
-    let limits = host.ulimits.iter().flatten();
-    limits
-        .map(|limit| Rlimit {
-            name: limit.name.clone().unwrap_or_default(),
-            soft: bound(limit.soft),
-            hard: bound(limit.hard),
-        })
         .collect()
 }
 

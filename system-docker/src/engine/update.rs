@@ -20,8 +20,13 @@ impl Engine {
         }
         let mut host = container.record().host_config.clone();
         merge(&mut host, &body);
+        super::limits::check(&host)?;
         if let Ok(process) = container.running() {
             for (file, value) in settings(&host, &body) {
+                let controller = file.split('.').next().unwrap_or_default();
+                if !self.limits.has(controller) {
+                    continue;
+                }
                 set(process.cgroup(), file, &value)?;
             }
         }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use base64::Engine as _;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -76,24 +76,50 @@ pub async fn pull(State(engine): App, Query(query): Ask, headers: HeaderMap) -> 
     name.parse::<ros_api::Reference>()
         .map_err(|e| ApiError::bad(format!("invalid reference format: {e}")))?;
     let auth = credentials(&headers)?;
-    let (to, from) = mpsc::channel(64);
+    progress(|tell| async move { engine.pull(&name, auth, move |message| tell.say(message)).await })
+        .await
+}
+
+/// The messages of `work`, and last its error if it has one. An error before any message is the answer itself.
+async fn progress<W: Future<Output = Result<(), ApiError>> + Send + 'static>(
+    work: impl FnOnce(Tell) -> W,
+) -> Answer {
+    let (to, mut from) = mpsc::channel(64);
+    let work = work(Tell(to.clone()));
     tokio::spawn(async move {
-        let telling = to.clone();
-        let tell = move |message: Value| {
-            // A slow client misses progress, never the end.
-            let _ = telling.try_send(line(&message));
+        let failed = tokio::select! {
+            done = work => done.err(),
+            () = to.closed() => None,
         };
-        let pulled = tokio::select! {
-            pulled = engine.pull(&name, auth, tell) => pulled,
-            () = to.closed() => return,
-        };
-        if let Err(error) = pulled {
-            let message =
-                json!({ "errorDetail": { "message": error.message }, "error": error.message });
-            let _ = to.send(line(&message)).await;
+        if let Some(error) = failed {
+            let _ = to.send(Err(error)).await;
         }
     });
-    Ok(streamed("application/json", from))
+    let first = from.recv().await.transpose()?;
+    let rest = stream::unfold(from, |mut from| async move {
+        let message = from.recv().await?.unwrap_or_else(|error| failure(&error));
+        Some((message, from))
+    });
+    let lines = stream::iter(first)
+        .chain(rest)
+        .map(|message| Ok::<_, std::convert::Infallible>(Bytes::from(line(&message))));
+    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response())
+}
+
+/// Where a piece of work tells how far it is.
+#[derive(Clone)]
+struct Tell(mpsc::Sender<Result<Value, ApiError>>);
+
+impl Tell {
+    /// A slow client misses progress, never the end.
+    fn say(&self, message: Value) {
+        let _ = self.0.try_send(Ok(message));
+    }
+}
+
+/// An error as the last message of a stream.
+fn failure(error: &ApiError) -> Value {
+    json!({ "errorDetail": { "message": error.message }, "error": error.message })
 }
 
 /// `GET /distribution/{name}/json|tags`; the tags are our own addition.
@@ -146,9 +172,7 @@ pub async fn load(State(engine): App, body: Body) -> Answer {
             })
         };
         if let Err(error) = engine.blocking(work).await {
-            let message =
-                json!({ "errorDetail": { "message": error.message }, "error": error.message });
-            let _ = to.send(line(&message)).await;
+            let _ = to.send(line(&failure(&error))).await;
         }
     });
     Ok(streamed("application/json", from))
