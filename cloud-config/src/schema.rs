@@ -167,6 +167,7 @@ const UPGRADE: Kind = Kind::Struct(&[
     key("image", Kind::Text),
     key("url", Kind::Text),
     key("policy", Kind::Word(&["none", "check", "stage", "auto"])),
+    key("health", TEXTS),
 ]);
 
 const REGISTRY: Kind = Kind::Struct(&[

@@ -210,6 +210,8 @@ pub struct Upgrade {
     pub url: Option<String>,
     /// Automatic updates.
     pub policy: Option<String>,
+    /// What held before a change of the OS must hold after it: command lines, or addresses that must answer.
+    pub health: Vec<String>,
 }
 
 impl Upgrade {

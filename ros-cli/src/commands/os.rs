@@ -6,8 +6,10 @@ use anyhow::{Result, bail};
 use ros_api::paths;
 
 use crate::os::asked::Asked;
+use crate::os::history::{History, Receipt, Served};
 use crate::os::install::{self, Order};
 use crate::os::list::{self, Entry};
+use crate::os::live;
 use crate::os::machine::Machine;
 use crate::os::status::OsStatus;
 use crate::os::upgrade::{self, How};
@@ -75,15 +77,30 @@ enum Verb {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
+    /// What was changed here: asked, done, and what became of it; the oldest first
+    History {
+        /// What to show it as
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
     #[command(hide = true)]
     InstallGeneration(Order),
+    #[command(hide = true)]
+    SwitchServices {
+        /// The generation
+        #[arg(long)]
+        to: u32,
+    },
 }
 
 #[derive(clap::Args, Debug)]
 struct HowArgs {
-    /// Leave the reboot to you
+    /// Have it boot next, and leave the reboot to you
     #[arg(long)]
     no_reboot: bool,
+    /// Reboot, although only services change
+    #[arg(long, conflicts_with = "no_reboot")]
+    reboot: bool,
     /// Although the machine is pinned, or the version failed here; and ask no question
     #[arg(short, long)]
     force: bool,
@@ -96,6 +113,7 @@ impl HowArgs {
     fn how(&self) -> How {
         How {
             no_reboot: self.no_reboot,
+            reboot: self.reboot,
             force: self.force,
             yes: self.yes || self.force,
             ..How::default()
@@ -124,6 +142,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Verb::Pin { version } => pin(&version)?,
         Verb::Unpin { version } => unpin(version.as_deref())?,
         Verb::Status { format } => return status(format),
+        Verb::History { format } => history(format)?,
+        Verb::SwitchServices { to } => live::run::run(to).await?,
         Verb::InstallGeneration(order) => {
             let installed = install::install(&order)?;
             print(&format!("{}\n", serde_json::to_string(&installed)?))?;
@@ -179,10 +199,33 @@ fn unpin(version: Option<&str>) -> Result<()> {
 
 fn status(format: Format) -> Result<ExitCode> {
     let machine = Machine::read()?;
-    let status = OsStatus::of(&machine, Asked::read());
+    let status = OsStatus::of(&machine, Asked::read()).switching(live::start::under_way()?);
     match format {
         Format::Table => print(&status.text())?,
         format => show(format, &status, &[], &[])?,
     }
     Ok(if status.is_as_asked() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn history(format: Format) -> Result<()> {
+    let receipts = History::of_machine().list()?;
+    let rows: Vec<Vec<String>> = receipts.iter().map(row).collect();
+    show(format, &receipts, &["NUMBER", "BY", "FROM", "TO", "WAY", "VERDICT", "NOTE"], &rows)
+}
+
+fn row(receipt: &Receipt) -> Vec<String> {
+    let served = |s: &Served| format!("{} {} {} ms", s.name, s.how.word(), s.gap_ms);
+    let note = match receipt.verdict.reason() {
+        "" => receipt.services.iter().map(served).collect::<Vec<_>>().join(", "),
+        reason => reason.to_owned(),
+    };
+    vec![
+        receipt.number.to_string(),
+        receipt.by.clone(),
+        receipt.from.clone(),
+        receipt.to.clone(),
+        if receipt.reboot { "reboot" } else { "live" }.to_owned(),
+        receipt.verdict.word().to_owned(),
+        note,
+    ]
 }

@@ -52,6 +52,12 @@ impl Trial {
         self.env.trial().is_some_and(|(number, _)| number == generation)
     }
 
+    /// The generation on trial that has tries left.
+    #[must_use]
+    pub fn next(&self) -> Option<u32> {
+        self.env.trial().filter(|(_, tries)| *tries > 0).map(|(number, _)| number)
+    }
+
     /// A trial that used up its tries while `running` is another generation has failed. Answers what is to be said.
     ///
     /// # Errors
@@ -95,11 +101,7 @@ impl Trial {
             // Chosen by hand in the boot menu: for this once.
             return Ok(());
         }
-        for pointer in [Pointer::Good, Pointer::Current] {
-            if self.generations.pointer(pointer) != Some(running) {
-                self.generations.point(pointer, running)?;
-            }
-        }
+        self.point(running)?;
         if is_default {
             return Ok(());
         }
@@ -119,6 +121,45 @@ impl Trial {
         self.env.clear_trial();
         self.write()?;
         noted.context("keep why it failed")
+    }
+
+    /// Generation `number` was switched to in the running system and is healthy: it is what boots from now on.
+    ///
+    /// # Errors
+    /// When a file cannot be written; then it must be given up with [`Self::given_up`].
+    pub fn taken(&mut self, number: u32) -> Result<()> {
+        let generation = self.generations.get(number)?;
+        if generation.status != Status::Good {
+            self.put(&generation, Status::Good)?;
+        }
+        self.point(number)?;
+        self.env.set_default(number);
+        self.write()
+    }
+
+    /// Generation `number` was switched to in the running system and is sick; `from` runs again.
+    ///
+    /// # Errors
+    /// When a file cannot be written. The boot loader is told even when the reason cannot be kept.
+    pub fn given_up(&mut self, number: u32, from: u32, reason: &str) -> Result<()> {
+        let noted = self.generations.get(number).map_err(anyhow::Error::from);
+        let noted =
+            noted.and_then(|sick| self.put(&sick, Status::Failed { reason: reason.to_owned() }));
+        if self.env.default_generation() == Some(number) {
+            self.env.set_default(from);
+            self.write()?;
+        }
+        self.point(from)?;
+        noted.context("keep why it failed")
+    }
+
+    fn point(&self, number: u32) -> Result<()> {
+        for pointer in [Pointer::Good, Pointer::Current] {
+            if self.generations.pointer(pointer) != Some(number) {
+                self.generations.point(pointer, number)?;
+            }
+        }
+        Ok(())
     }
 
     /// An orderly reboot during a trial does not count as a try.
@@ -217,6 +258,22 @@ mod tests {
         assert_eq!(trial.generations.get(2).unwrap().status, Status::Good);
         assert_eq!(trial.generations.pointer(Pointer::Good), Some(2));
         assert_eq!(trial.generations.pointer(Pointer::Current), Some(2));
+    }
+
+    #[test]
+    fn a_live_switch_is_kept_or_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut trial = machine(dir.path(), None);
+        trial.taken(2).unwrap();
+        assert_eq!(on_disk(&trial), (Some(2), None));
+        assert_eq!(trial.generations.get(2).unwrap().status, Status::Good);
+        assert_eq!(trial.generations.pointer(Pointer::Current), Some(2));
+        trial.given_up(2, 1, "ntp: x").unwrap();
+        assert_eq!(on_disk(&trial), (Some(1), None));
+        assert_eq!(trial.generations.get(2).unwrap().status.word(), "failed");
+        for pointer in [Pointer::Current, Pointer::Good] {
+            assert_eq!(trial.generations.pointer(pointer), Some(1));
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `ros os upgrade` and `ros os rollback`, step by step. See [`crate::os`] for the drawing.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -13,9 +14,11 @@ use rustix::fs::{FlockOperation, flock};
 use super::asked::{Asked, now};
 use super::daemon::{self, Remote};
 use super::fetch::Fetch;
+use super::history::{History, Receipt, Verdict};
+use super::live::{start, steps};
 use super::machine::Machine;
 use super::plan::{Class, Plan};
-use super::{complete, installer, preflight, switch};
+use super::{complete, definitions, installer, preflight, switch};
 use crate::commands::power::request_of_init;
 use crate::services::engine::Engine;
 
@@ -29,6 +32,8 @@ pub struct How {
     pub stage: bool,
     /// Leave the reboot to the user.
     pub no_reboot: bool,
+    /// Boot, although services could be replaced in the running system.
+    pub reboot: bool,
     /// Although it is pinned, or failed before.
     pub force: bool,
     /// Ask no question.
@@ -50,12 +55,20 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
     let image = machine.reference(asked)?;
     let remote = daemon::remote(&image).await?;
     let release = remote.release(&image)?;
-    check_allowed(&machine, &release.version, how)?;
     let engine = Engine::connect()?;
+    if !how.dry_run
+        && let Some(generation) = go_on_with(&machine, |g| g.digest == remote.digest)?
+    {
+        return start::switch(&engine, &generation).await;
+    }
+    check_allowed(&machine, &release.version, how)?;
     let services = missing_services(&engine, &machine, &release, &image).await?;
     let images: Vec<&Remote> =
         std::iter::once(&remote).chain(services.iter().map(|(_, remote)| remote)).collect();
-    let plan = Plan::of(&machine.running.release, &release, &image, remote.digest, &images);
+    let mut plan = Plan::of(&machine.running.release, &release, &image, remote.digest, &images);
+    let (old, new) = definitions::of_both(&engine, &machine, &release, &image, &services).await?;
+    plan.steps = steps::steps(&old, &new);
+    plan.boot = why_boot(&machine, &plan, &how.append, how, &steps::needs_boot(&old, &new));
     if let Some(current) = machine.current().filter(|_| plan.class == Class::None)
         && (current.digest, &current.append) == (remote.digest, &how.append)
     {
@@ -71,11 +84,84 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
         return Ok(());
     }
     confirm(&format!("Replace {} by {}?", machine.version(), release.version), how.yes)?;
-    fetch(&engine, &plan, &services).await?;
+    let fetched = fetch(&engine, &plan, &services).await?;
     let number = installer::run(&engine, &plan, &how.append).await?;
     let generation = machine.generations.get(number)?;
     complete::check(&machine, &generation, &engine).await?;
-    finish(&machine, &generation, "upgrade", how)
+    let change = Change { by: "upgrade", plan: &plan, fetched };
+    finish(&machine, &generation, &change, how, &engine).await
+}
+
+/// What is done, and what it took.
+struct Change<'a> {
+    by: &'a str,
+    plan: &'a Plan,
+    fetched: Option<u64>,
+}
+
+impl Change<'_> {
+    fn receipt(&self, machine: &Machine, generation: &Generation) -> Receipt {
+        Receipt {
+            number: 0,
+            by: self.by.to_owned(),
+            from: machine.version().to_owned(),
+            to: generation.version.clone(),
+            generation: generation.number,
+            digest: generation.digest,
+            class: self.plan.class.word().to_owned(),
+            reboot: self.plan.boot.is_some(),
+            asked: now(),
+            predicted: self.plan.fetch,
+            fetched: self.fetched,
+            services: Vec::new(),
+            ended: None,
+            verdict: Verdict::Pending,
+        }
+    }
+}
+
+/// The generation of the switch that is under way, when it is the one asked for.
+fn go_on_with(
+    machine: &Machine,
+    is_asked: impl Fn(&Generation) -> bool,
+) -> Result<Option<Generation>> {
+    let Some(number) = start::under_way()? else { return Ok(None) };
+    let generation = machine.generations.get(number)?;
+    if !is_asked(&generation) {
+        bail!("the machine is being switched to {}: wait for its end", generation.version);
+    }
+    talk(&format!("going on with the switch to {}\n", generation.version));
+    Ok(Some(generation))
+}
+
+/// Why a change needs a boot; none when services can be replaced in the running system.
+fn why_boot(
+    machine: &Machine,
+    plan: &Plan,
+    append: &str,
+    how: &How,
+    at_boot: &BTreeSet<String>,
+) -> Option<String> {
+    let is_settled = |runs: &Generation| {
+        runs.status == Status::Good && machine.default_generation() == Some(runs.number)
+    };
+    let runs = machine.current();
+    match plan.class {
+        _ if how.reboot || how.no_reboot => Some("asked for".into()),
+        Class::Reboot => Some("kernel or initrd change".into()),
+        Class::Runtime => Some("the daemon or ros itself changes".into()),
+        _ if runs.is_none_or(|runs| runs.append != append) => {
+            Some("the kernel's arguments change".into())
+        }
+        _ if !runs.is_some_and(is_settled) => {
+            Some("what runs is not the good generation that boots by default".into())
+        }
+        _ if !at_boot.is_empty() => {
+            let names: Vec<&str> = at_boot.iter().map(String::as_str).collect();
+            Some(format!("{} runs only at a boot", names.join(", ")))
+        }
+        _ => None,
+    }
 }
 
 /// Goes to an installed generation: of `version`, or the newest good one that does not run.
@@ -86,21 +172,27 @@ pub async fn rollback(version: Option<&str>, how: &How) -> Result<()> {
     let _lock = lock()?;
     let machine = Machine::read()?;
     machine.check_replaceable()?;
+    let engine = Engine::connect()?;
+    let is_asked = |g: &Generation| version == Some(g.version.as_str());
+    if let Some(generation) = go_on_with(&machine, is_asked)? {
+        return start::switch(&engine, &generation).await;
+    }
     let generation = target(&machine, version)?;
     if generation.number == machine.running.generation {
         return stay(&machine, generation, "rollback");
     }
     check_allowed(&machine, &generation.version, how)?;
-    complete::check(&machine, generation, &Engine::connect()?).await?;
-    talk(&format!(
-        "{} -> {}  (generation {}, {})\n",
-        machine.version(),
-        generation.version,
-        generation.number,
-        generation.status.word()
-    ));
+    complete::check(&machine, generation, &engine).await?;
+    let release = machine.generations.release(generation.number)?;
+    let Generation { image, digest, append, .. } = generation;
+    let mut plan = Plan::of(&machine.running.release, &release, image, *digest, &[]);
+    let (old, new) = definitions::of_both(&engine, &machine, &release, image, &[]).await?;
+    plan.steps = steps::steps(&old, &new);
+    plan.boot = why_boot(&machine, &plan, append, how, &steps::needs_boot(&old, &new));
+    talk(&plan.text());
     confirm(&format!("Go back from {} to {}?", machine.version(), generation.version), how.yes)?;
-    finish(&machine, generation, "rollback", how)
+    let change = Change { by: "rollback", plan: &plan, fetched: Some(0) };
+    finish(&machine, generation, &change, how, &engine).await
 }
 
 fn target<'a>(machine: &'a Machine, version: Option<&str>) -> Result<&'a Generation> {
@@ -178,14 +270,20 @@ fn confirm(question: &str, yes: bool) -> Result<()> {
     }
 }
 
-async fn fetch(engine: &Engine, plan: &Plan, services: &[(Reference, Remote)]) -> Result<()> {
-    let fetch = Fetch::new(engine);
+/// Fetches what is missing; answers how many bytes that were, when the daemon said so.
+async fn fetch(
+    engine: &Engine,
+    plan: &Plan,
+    services: &[(Reference, Remote)],
+) -> Result<Option<u64>> {
+    let mut fetch = Fetch::new(engine);
     let pinned = plan.image.with_digest(plan.digest);
     fetch.image(&pinned).await?;
     for (name, _) in services {
         fetch.image(name).await?;
     }
-    fetch.tag(&pinned, &plan.image).await
+    fetch.tag(&pinned, &plan.image).await?;
+    Ok(fetch.bytes())
 }
 
 /// What is asked for runs already: whatever else was to be booted next is not.
@@ -203,8 +301,14 @@ fn runs_already(current: &Generation) -> Result<()> {
     Ok(())
 }
 
-/// Switches to the generation and reboots, as far as that is wanted.
-fn finish(machine: &Machine, generation: &Generation, by: &str, how: &How) -> Result<()> {
+/// Switches to the generation, by a reboot if it needs one, as far as that is wanted.
+async fn finish(
+    machine: &Machine,
+    generation: &Generation,
+    change: &Change<'_>,
+    how: &How,
+    engine: &Engine,
+) -> Result<()> {
     let Generation { number, version, .. } = generation;
     if how.stage {
         talk(&format!(
@@ -212,7 +316,22 @@ fn finish(machine: &Machine, generation: &Generation, by: &str, how: &How) -> Re
         ));
         return Ok(());
     }
-    asked(generation, by).write()?;
+    asked(generation, change.by).write()?;
+    if let Err(error) = History::of_machine().begin(change.receipt(machine, generation)) {
+        talk(&format!("no receipt is kept: {error:#}\n"));
+    }
+    if change.plan.boot.is_none() {
+        // A trial that was to be booted is none any more.
+        if let Some((tried, _)) = machine.trial() {
+            switch::call_off(&machine.generations, tried)?;
+        }
+        talk(
+            "services are replaced now; from here on it goes on without this command, to its end or back\n",
+        );
+        start::switch(engine, generation).await?;
+        talk(&format!("{version} runs (generation {number})\n"));
+        return Ok(());
+    }
     switch::to_trial(&machine.generations, generation, machine.current())?;
     if how.no_reboot {
         talk(&format!(

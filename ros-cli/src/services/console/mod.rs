@@ -6,6 +6,7 @@ pub mod files;
 pub mod getty;
 pub mod listening;
 pub mod run;
+pub mod sessions;
 pub mod sshd;
 pub mod supervise;
 pub mod wants;
