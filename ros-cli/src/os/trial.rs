@@ -97,6 +97,11 @@ impl Trial {
         }
         let is_default =
             self.env.default_generation() == Some(running) && self.env.trial().is_none();
+        if self.is_of(running) && self.env.is_once() {
+            // It was to be tried, not to be kept.
+            self.env.clear_trial();
+            return self.write();
+        }
         if !self.is_of(running) && !is_default {
             // Chosen by hand in the boot menu: for this once.
             return Ok(());
@@ -168,7 +173,7 @@ impl Trial {
     /// When the block cannot be written.
     pub fn not_counted(&mut self, running: u32) -> Result<()> {
         match self.env.trial() {
-            Some((number, tries)) if number == running && tries < TRIES => {
+            Some((number, tries)) if number == running && tries < TRIES && !self.env.is_once() => {
                 self.env.set_trial(number);
                 self.write()
             }
@@ -258,6 +263,21 @@ mod tests {
         assert_eq!(trial.generations.get(2).unwrap().status, Status::Good);
         assert_eq!(trial.generations.pointer(Pointer::Good), Some(2));
         assert_eq!(trial.generations.pointer(Pointer::Current), Some(2));
+    }
+
+    #[test]
+    fn what_is_tried_once_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut trial = machine(dir.path(), None);
+        trial.env.set_once(2);
+        assert_eq!(trial.next(), Some(2));
+        trial.not_counted(2).unwrap();
+        assert!(!trial.env_path.exists(), "an orderly reboot is the end of the one boot");
+        trial.good(2).unwrap();
+        assert_eq!(on_disk(&trial), (Some(1), None));
+        assert_eq!(trial.generations.get(2).unwrap().status, Status::Good);
+        assert_eq!(trial.generations.pointer(Pointer::Current), None);
+        assert!(!BootEnv::read(&trial.env_path).unwrap().is_once());
     }
 
     #[test]

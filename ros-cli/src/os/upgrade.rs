@@ -18,7 +18,7 @@ use super::history::{History, Receipt, Verdict};
 use super::live::{start, steps};
 use super::machine::Machine;
 use super::plan::{Class, Plan};
-use super::{complete, definitions, installer, preflight, switch};
+use super::{complete, definitions, installer, preflight, room, switch};
 use crate::commands::power::request_of_init;
 use crate::services::engine::Engine;
 
@@ -79,11 +79,11 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
         };
     }
     talk(&plan.text());
-    preflight::check(&plan, &release, &machine.generations)?;
     if how.dry_run {
-        return Ok(());
+        return preflight::check(&plan, &release, &machine.generations);
     }
     confirm(&format!("Replace {} by {}?", machine.version(), release.version), how.yes)?;
+    let machine = room::make(machine, &plan, &release, &engine).await?;
     let fetched = fetch(&engine, &plan, &services).await?;
     let number = installer::run(&engine, &plan, &how.append).await?;
     let generation = machine.generations.get(number)?;
@@ -195,6 +195,30 @@ pub async fn rollback(version: Option<&str>, how: &How) -> Result<()> {
     finish(&machine, generation, &change, how, &engine).await
 }
 
+/// Boots an installed version once; whatever comes of it, the next boot is the default again.
+///
+/// # Errors
+/// When it is not installed, is refused, or a file cannot be written.
+pub async fn try_once(version: &str, how: &How) -> Result<()> {
+    let _lock = lock()?;
+    let machine = Machine::read()?;
+    machine.check_replaceable()?;
+    if start::under_way()?.is_some() {
+        bail!("services are being switched: wait for its end");
+    }
+    let generation = target(&machine, Some(version))?;
+    check_failed(&machine, version, how)?;
+    complete::check(&machine, generation, &Engine::connect()?).await?;
+    confirm(&format!("Boot {version} once?"), how.yes)?;
+    switch::to_try_once(&machine.generations, generation)?;
+    if how.no_reboot {
+        talk(&format!("{version} boots next, once; `ros reboot` does it now\n"));
+        return Ok(());
+    }
+    talk(&format!("rebooting into {version}, once: the boot after it is the default again\n"));
+    request_of_init(Path::new(paths::INIT_CONTROL), InitRequest::Reboot)
+}
+
 fn target<'a>(machine: &'a Machine, version: Option<&str>) -> Result<&'a Generation> {
     match version {
         Some(version) => machine.of_version(version).with_context(|| {
@@ -206,7 +230,11 @@ fn target<'a>(machine: &'a Machine, version: Option<&str>) -> Result<&'a Generat
     }
 }
 
-fn lock() -> Result<File> {
+/// Held while the OS is changed.
+///
+/// # Errors
+/// When another holds it.
+pub fn lock() -> Result<File> {
     let file = File::create(LOCK).with_context(|| format!("open {LOCK}: are you root?"))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| anyhow!("another upgrade is at work: wait for its end"))?;
@@ -224,12 +252,29 @@ fn check_allowed(machine: &Machine, version: &str, how: &How) -> Result<()> {
             "this machine is pinned to {running}: `ros os unpin {running}` lets it move, or --force"
         );
     }
-    if let Some(Status::Failed { reason }) =
-        machine.of_version(version).map(|generation| &generation.status)
-    {
-        bail!("{version} failed on this machine before: {reason}: try it again with --force");
+    check_failed(machine, version, how)
+}
+
+fn check_failed(machine: &Machine, version: &str, how: &How) -> Result<()> {
+    match reason_of_failure(machine, version, &History::of_machine().list().unwrap_or_default()) {
+        Some(reason) if !how.force => {
+            bail!("{version} failed on this machine before: {reason}: try it again with --force")
+        }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// Why a version failed here. That is remembered when its generation was removed, too.
+fn reason_of_failure(machine: &Machine, version: &str, history: &[Receipt]) -> Option<String> {
+    match machine.of_version(version).map(|generation| &generation.status) {
+        Some(Status::Failed { reason }) => return Some(reason.clone()),
+        Some(_) => return None,
+        None => {}
+    }
+    let last = history.iter().rev().find(|receipt| {
+        receipt.to == version && matches!(receipt.verdict, Verdict::Good | Verdict::PutBack { .. })
+    })?;
+    Some(last.verdict.reason().to_owned()).filter(|reason| !reason.is_empty())
 }
 
 /// Services of the release whose images are not here.
@@ -387,6 +432,64 @@ mod tests {
         machine.pins.versions.insert("v1.0".into());
         assert!(said(&machine, "v1.2").unwrap().contains("pinned"));
         assert_eq!(said(&machine, "v1.0"), None);
+    }
+
+    #[test]
+    fn a_failure_is_remembered_without_its_generation() {
+        let machine = machine(&[("v1.0", Status::Good)]);
+        let plan = Plan::of(
+            &machine.running.release,
+            &machine.running.release,
+            &"h:1/os:v1.5".parse().unwrap(),
+            machine.installed[0].digest,
+            &[],
+        );
+        let change = Change { by: "upgrade", plan: &plan, fetched: Some(0) };
+        let asked = Generation { version: "v1.5".into(), ..machine.installed[0].clone() };
+        let mut receipt = change.receipt(&machine, &asked);
+        let said =
+            |receipt: &Receipt| reason_of_failure(&machine, "v1.5", std::slice::from_ref(receipt));
+        assert_eq!(said(&receipt), None);
+        receipt.verdict = Verdict::PutBack { reason: "ntp".into() };
+        assert_eq!(said(&receipt).as_deref(), Some("ntp"));
+        receipt.verdict = Verdict::Good;
+        assert_eq!(said(&receipt), None);
+    }
+
+    #[test]
+    fn what_needs_a_boot_says_why() {
+        let mut machine = machine(&[("v1.0", Status::Good)]);
+        let release = machine.running.release.clone();
+        let mut plan = Plan::of(
+            &release,
+            &release,
+            &"h:1/os:v1.1".parse().unwrap(),
+            machine.installed[0].digest,
+            &[],
+        );
+        let none = BTreeSet::new();
+        let oneshot = BTreeSet::from(["cloud-init".to_owned()]);
+        let how = How::default();
+        let forced = How { reboot: true, ..How::default() };
+        plan.class = Class::Service;
+        assert_eq!(why_boot(&machine, &plan, "", &how, &none), None);
+        for (append, how, at_boot, word) in [
+            ("a=b", &how, &none, "arguments"),
+            ("", &forced, &none, "asked for"),
+            ("", &how, &oneshot, "cloud-init runs only at a boot"),
+        ] {
+            let why = why_boot(&machine, &plan, append, how, at_boot).unwrap();
+            assert!(why.contains(word), "{why}");
+        }
+        for (class, word) in [(Class::Reboot, "kernel"), (Class::Runtime, "daemon")] {
+            plan.class = class;
+            assert!(why_boot(&machine, &plan, "", &how, &none).unwrap().contains(word));
+        }
+        plan.class = Class::Service;
+        if let Some(env) = &mut machine.env {
+            env.set_default(7);
+        }
+        assert!(why_boot(&machine, &plan, "", &how, &none).unwrap().contains("by default"));
     }
 
     #[test]

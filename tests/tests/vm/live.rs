@@ -174,7 +174,7 @@ fn runs(site: &Site, boot: &str, version: &str, number: u32) -> Result<()> {
     ensure!(status["running"]["state"] == "good", "{status}");
     ensure!(status["running"]["generation"] == number, "{status}");
     ensure!(status["default"] == number && status["trial"].is_null(), "{status}");
-    let pointers = site.guest.ok("cd /var/lib/ros/generations; readlink current good")?;
+    let pointers = site.guest.ok("cd /var/lib/ros/generations; readlink current; readlink good")?;
     ensure!(pointers == format!("{number}\n{number}"), "{pointers}");
     Ok(())
 }
