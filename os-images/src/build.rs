@@ -23,6 +23,8 @@ use crate::oci::{self, Blobs, Image, Layer, Run, link};
 use crate::sbom::{self, Own};
 use crate::tree::{Entry, Tree};
 
+/// What a release carries beside its boot set.
+const PROGRAMS: [&str; 2] = ["ros", "system-docker"];
 /// Kernel arguments of a release that names none.
 const CMDLINE: &str =
     "console=tty0 console=ttyS0,115200n8 panic=5 ros.watchdog=60 quiet loglevel=5";
@@ -148,6 +150,7 @@ impl Build {
             config_schema: 1,
             minimum: Minimum { memory_mib: definition.memory_mib.unwrap_or(0) },
             boot_set,
+            programs: self.programs()?,
             services,
             defaults: definition.defaults.unwrap_or_default(),
         };
@@ -161,6 +164,11 @@ impl Build {
             release.boot_set.digest.short()
         );
         Ok(Built { release, images, dir })
+    }
+
+    fn programs(&self) -> Result<BTreeMap<String, Digest>> {
+        let digest = |name: &str| Ok((name.to_owned(), Digest::of(&self.read_program(name)?)));
+        PROGRAMS.iter().map(|name| digest(name)).collect()
     }
 
     fn services(
@@ -258,11 +266,10 @@ impl Build {
         boot.put("ros/boot/vmlinuz", Entry::file(read("vmlinuz")?, 0o644));
         boot.put("ros/boot/initrd", Entry::file(read("initrd")?, 0o644));
         let mut programs = Tree::default();
-        for name in ["ros", "system-docker"] {
+        for name in PROGRAMS {
             programs.put(&format!("ros/bin/{name}"), Entry::file(self.read_program(name)?, 0o755));
         }
-        let own = ["ros", "system-docker"]
-            .map(|name| Own { name: name.into(), version: release.version.clone() });
+        let own = PROGRAMS.map(|name| Own { name: name.into(), version: release.version.clone() });
         let mut lock = Tree::default();
         lock.put("ros/release.yml", Entry::file(release.to_yaml().into_bytes(), 0o644));
         let document = sbom::document("os", &self.pool, packages, &own)?;

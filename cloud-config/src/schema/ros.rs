@@ -147,6 +147,13 @@ const UPGRADE: Kind = Struct(&[
         "",
         "",
     ),
+    o(
+        "health",
+        TEXTS,
+        Group,
+        "",
+        "What held before a change of the OS must hold after it: command lines, or addresses that must answer.",
+    ),
     r("rollback", Text, Nothing("the generation before is always kept: `ros os rollback`"), "", ""),
 ]);
 

@@ -208,6 +208,8 @@ pub struct Upgrade {
     pub image: Option<String>,
     /// A releases file (`current:`, `available:`): URL or path.
     pub url: Option<String>,
+    /// What held before a change of the OS must hold after it: command lines, or addresses that must answer.
+    pub health: Vec<String>,
 }
 
 impl Upgrade {

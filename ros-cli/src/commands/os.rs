@@ -6,11 +6,16 @@ use anyhow::{Result, bail};
 use ros_api::paths;
 
 use crate::os::asked::Asked;
+use crate::os::history::{History, Receipt, Served};
 use crate::os::install::{self, Order};
 use crate::os::list::{self, Entry};
+use crate::os::live::{self, start};
 use crate::os::machine::Machine;
+use crate::os::prune;
 use crate::os::status::OsStatus;
 use crate::os::upgrade::{self, How};
+use crate::os::verify::{self, Verified};
+use crate::services::engine::Engine;
 use crate::services::listing::{Format, print, show};
 
 /// `ros os …`
@@ -59,6 +64,13 @@ enum Verb {
         #[command(flatten)]
         how: HowArgs,
     },
+    /// Boots an installed version once; the default stays
+    Try {
+        /// A version that is installed
+        version: String,
+        #[command(flatten)]
+        how: HowArgs,
+    },
     /// Holds a version: a machine that runs it does not move, and it is never removed
     Pin {
         /// The version
@@ -75,15 +87,42 @@ enum Verb {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
+    /// What was changed here: asked, done, and what became of it; the oldest first
+    History {
+        /// What to show it as
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Removes old generations, and what only they needed; never what runs, boots, is good or pinned
+    Prune {
+        /// How many are kept
+        #[arg(long, value_name = "N", default_value_t = prune::KEEP)]
+        keep: usize,
+    },
+    /// Whether everything installed is there and undamaged; exit code 1 if not
+    Verify {
+        /// What to show it as
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
     #[command(hide = true)]
     InstallGeneration(Order),
+    #[command(hide = true)]
+    SwitchServices {
+        /// The generation
+        #[arg(long)]
+        to: u32,
+    },
 }
 
 #[derive(clap::Args, Debug)]
 struct HowArgs {
-    /// Leave the reboot to you
+    /// Have it boot next, and leave the reboot to you
     #[arg(long)]
     no_reboot: bool,
+    /// Reboot, although only services change
+    #[arg(long, conflicts_with = "no_reboot")]
+    reboot: bool,
     /// Although the machine is pinned, or the version failed here; and ask no question
     #[arg(short, long)]
     force: bool,
@@ -96,6 +135,7 @@ impl HowArgs {
     fn how(&self) -> How {
         How {
             no_reboot: self.no_reboot,
+            reboot: self.reboot,
             force: self.force,
             yes: self.yes || self.force,
             ..How::default()
@@ -121,9 +161,14 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Verb::Rollback { version, how } => {
             upgrade::rollback(version.as_deref(), &how.how()).await?
         }
+        Verb::Try { version, how } => upgrade::try_once(&version, &how.how()).await?,
         Verb::Pin { version } => pin(&version)?,
         Verb::Unpin { version } => unpin(version.as_deref())?,
         Verb::Status { format } => return status(format),
+        Verb::History { format } => history(format)?,
+        Verb::Prune { keep } => prune(keep).await?,
+        Verb::Verify { format } => return verify(format).await,
+        Verb::SwitchServices { to } => live::run::run(to).await?,
         Verb::InstallGeneration(order) => {
             let installed = install::install(&order)?;
             print(&format!("{}\n", serde_json::to_string(&installed)?))?;
@@ -179,10 +224,61 @@ fn unpin(version: Option<&str>) -> Result<()> {
 
 fn status(format: Format) -> Result<ExitCode> {
     let machine = Machine::read()?;
-    let status = OsStatus::of(&machine, Asked::read());
+    let status = OsStatus::of(&machine, Asked::read()).switching(start::under_way()?);
     match format {
         Format::Table => print(&status.text())?,
         format => show(format, &status, &[], &[])?,
     }
     Ok(if status.is_as_asked() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn history(format: Format) -> Result<()> {
+    let receipts = History::of_machine().list()?;
+    let rows: Vec<Vec<String>> = receipts.iter().map(row).collect();
+    show(format, &receipts, &["NUMBER", "BY", "FROM", "TO", "WAY", "VERDICT", "NOTE"], &rows)
+}
+
+fn row(receipt: &Receipt) -> Vec<String> {
+    let served = |s: &Served| format!("{} {} {} ms", s.name, s.how.word(), s.gap_ms);
+    let note = match receipt.verdict.reason() {
+        "" => receipt.services.iter().map(served).collect::<Vec<_>>().join(", "),
+        reason => reason.to_owned(),
+    };
+    vec![
+        receipt.number.to_string(),
+        receipt.by.clone(),
+        receipt.from.clone(),
+        receipt.to.clone(),
+        if receipt.reboot { "reboot" } else { "live" }.to_owned(),
+        receipt.verdict.word().to_owned(),
+        note,
+    ]
+}
+
+async fn prune(keep: usize) -> Result<()> {
+    let _lock = upgrade::lock()?;
+    if start::under_way()?.is_some() {
+        bail!("services are being switched: wait for its end");
+    }
+    let machine = Machine::read()?;
+    for gone in prune::prune(&machine, keep, &Engine::connect()?).await? {
+        eprintln!("removed {} (generation {})", gone.version, gone.number);
+    }
+    Ok(())
+}
+
+async fn verify(format: Format) -> Result<ExitCode> {
+    let machine = Machine::read()?;
+    let all = verify::all(&machine, &Engine::connect()?).await;
+    let pointers = verify::pointers(&machine);
+    let rows: Vec<Vec<String>> = all.iter().map(verified).collect();
+    show(format, &all, &["GENERATION", "VERSION", "STATE"], &rows)?;
+    pointers.iter().for_each(|wrong| eprintln!("{wrong}"));
+    let whole = pointers.is_empty() && all.iter().all(|one| one.wrong.is_empty());
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn verified(one: &Verified) -> Vec<String> {
+    let state = if one.wrong.is_empty() { "whole".into() } else { one.wrong.join("; ") };
+    vec![one.generation.to_string(), one.version.clone(), state]
 }

@@ -109,6 +109,14 @@ impl BootSets {
         Ok(())
     }
 
+    /// Removes what no generation needs.
+    ///
+    /// # Errors
+    /// When one cannot be removed.
+    pub fn remove_unused(&self, generations: &Generations) -> Result<()> {
+        self.unused(generations)?.iter().try_for_each(|dir| remove(dir))
+    }
+
     /// What no generation needs, what was being made when the power went included.
     fn unused(&self, generations: &Generations) -> Result<Vec<PathBuf>> {
         let needed: BTreeSet<String> =

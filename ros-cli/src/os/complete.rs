@@ -28,7 +28,8 @@ pub async fn check(machine: &Machine, generation: &Generation, engine: &Engine) 
     refuse(generation, &missing)
 }
 
-async fn missing_images(
+/// The services of a generation whose images are not here, each with why.
+pub async fn missing_images(
     engine: &Engine,
     generation: &Generation,
     release: &Release,

@@ -2,11 +2,13 @@
 //! are its business.
 //!
 //! `GET /distribution/{name}/json` is Docker's; the keys `Labels`, `Missing`, `Fetch` and the endpoint `…/tags` are
-//! system-docker's additions, which no Docker client library knows. Hence this small one.
+//! system-docker's additions, and so is the number of bytes in the last line of a pull, which no Docker client library
+//! knows. Hence this small one.
 
 use anyhow::{Context, Result, anyhow, bail};
+use bollard::models::CreateImageInfo;
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use ros_api::{Digest, Reference, Release, labels, paths};
 use serde::Deserialize;
@@ -63,6 +65,12 @@ struct Refusal {
 }
 
 impl Remote {
+    /// One of its labels.
+    #[must_use]
+    pub fn label(&self, name: &str) -> Option<String> {
+        self.labels.get(name).cloned()
+    }
+
     /// The lock file of a release image.
     ///
     /// # Errors
@@ -100,7 +108,50 @@ pub async fn tags(repository: &Reference) -> Result<Vec<String>> {
     Ok(answer.tags)
 }
 
+/// One line of a pull's progress, as Docker's API has it; `aux.fetched` is system-docker's.
+#[derive(Debug, Deserialize)]
+pub struct PullLine {
+    /// What, and how far.
+    #[serde(flatten)]
+    pub step: CreateImageInfo,
+    /// More, in the last line.
+    #[serde(default)]
+    aux: Option<Aux>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Aux {
+    fetched: Option<u64>,
+}
+
+/// Has the daemon fetch an image; `each` line is told. Answers how many bytes were fetched, when the daemon said so.
+///
+/// # Errors
+/// When it cannot be fetched; what came of it stays for the next try.
+pub async fn pull(name: &Reference, mut each: impl FnMut(&PullLine)) -> Result<Option<u64>> {
+    let mut answer = ask("POST", &format!("/images/create?fromImage={name}")).await?;
+    let (mut text, mut fetched) = (Vec::new(), None);
+    while let Some(frame) = answer.frame().await {
+        text.extend_from_slice(frame?.data_ref().map_or(&[][..], |data| data));
+        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = text.drain(..=end).collect();
+            let Ok(line) = serde_json::from_slice::<PullLine>(&line) else { continue };
+            if let Some(error) = line.step.error_detail.as_ref().and_then(|e| e.message.as_ref()) {
+                bail!("{error}");
+            }
+            fetched = line.aux.as_ref().and_then(|aux| aux.fetched).or(fetched);
+            each(&line);
+        }
+    }
+    Ok(fetched)
+}
+
 async fn get(path: &str) -> Result<Bytes> {
+    Ok(ask("GET", path).await?.collect().await?.to_bytes())
+}
+
+/// Asks the daemon; a refusal is an error with what it says.
+async fn ask(method: &str, path: &str) -> Result<Incoming> {
     let host = std::env::var(HOST_VARIABLE).unwrap_or_else(|_| paths::SYSTEM_DOCKER_SOCKET.into());
     let socket = host.strip_prefix("unix://").unwrap_or(&host);
     let stream = UnixStream::connect(socket).await.with_context(|| {
@@ -108,17 +159,19 @@ async fn get(path: &str) -> Result<Bytes> {
     })?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let driving = tokio::spawn(connection);
-    let request =
-        hyper::Request::get(path).header("host", "system-docker").body(Empty::<Bytes>::new())?;
+    tokio::spawn(connection);
+    let request = hyper::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "system-docker")
+        .body(Empty::<Bytes>::new())?;
     let answer = sender.send_request(request).await?;
     let status = answer.status();
-    let body = answer.into_body().collect().await?.to_bytes();
-    driving.abort();
+    let body = answer.into_body();
     if status.is_success() {
         return Ok(body);
     }
-    match serde_json::from_slice::<Refusal>(&body) {
+    match serde_json::from_slice::<Refusal>(&body.collect().await?.to_bytes()) {
         Ok(refusal) => Err(anyhow!("{}", refusal.message)),
         Err(_) => bail!("system-docker answered {status}"),
     }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use bollard::models::CreateImageInfo;
-use bollard::query_parameters::{CreateImageOptionsBuilder, TagImageOptionsBuilder};
-use futures_util::StreamExt;
+use bollard::query_parameters::TagImageOptionsBuilder;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use ros_api::Reference;
 
+use super::daemon;
 use crate::services::engine::Engine;
 
 /// Bars on a terminal, lines elsewhere, all on stderr.
@@ -16,6 +16,7 @@ pub struct Fetch<'a> {
     engine: &'a Engine,
     bars: MultiProgress,
     on_terminal: bool,
+    bytes: Option<u64>,
 }
 
 impl<'a> Fetch<'a> {
@@ -23,34 +24,33 @@ impl<'a> Fetch<'a> {
     #[must_use]
     pub fn new(engine: &'a Engine) -> Self {
         let on_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        Self { engine, bars: MultiProgress::new(), on_terminal }
+        Self { engine, bars: MultiProgress::new(), on_terminal, bytes: Some(0) }
     }
 
     /// Fetches the image `name` (by digest).
     ///
     /// # Errors
     /// When it cannot be fetched; what came of it stays for the next try.
-    pub async fn image(&self, name: &Reference) -> Result<()> {
-        let text = name.to_string();
-        let options = CreateImageOptionsBuilder::default().from_image(&text).build();
-        let mut steps =
-            std::pin::pin!(self.engine.docker().create_image(Some(options), None, None));
+    pub async fn image(&mut self, name: &Reference) -> Result<()> {
         let mut layers = BTreeMap::new();
-        while let Some(step) = steps.next().await {
-            let step = step.with_context(|| format!("fetch {}", name.repository))?;
-            if let Some(error) = step.error_detail.as_ref().and_then(|error| error.message.as_ref())
-            {
-                bail!("fetch {}: {error}", name.repository);
-            }
+        let pulled = daemon::pull(name, |line| {
             if self.on_terminal {
-                self.show(&mut layers, name, &step);
+                self.show(&mut layers, name, &line.step);
             }
-        }
+        });
+        let fetched = pulled.await.with_context(|| format!("fetch {}", name.repository))?;
+        self.bytes = self.bytes.zip(fetched).map(|(all, more)| all + more);
         layers.into_values().for_each(|bar: ProgressBar| bar.finish_and_clear());
         if !self.on_terminal {
             eprintln!("fetched {}", name.repository);
         }
         Ok(())
+    }
+
+    /// Bytes of configs and layers that were fetched; none when the daemon did not say.
+    #[must_use]
+    pub fn bytes(&self) -> Option<u64> {
+        self.bytes
     }
 
     fn show(

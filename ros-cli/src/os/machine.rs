@@ -175,6 +175,7 @@ pub mod tests {
                 initrd_size: 5,
                 cmdline: String::new(),
             },
+            programs: BTreeMap::from([("ros".into(), Digest::of(b"ros"))]),
             services: services
                 .iter()
                 .map(|(name, content)| ((*name).to_owned(), service(content)))

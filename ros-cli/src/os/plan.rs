@@ -7,6 +7,7 @@ use ros_api::{Digest, Reference, Release, paths};
 use serde::Serialize;
 
 use super::daemon::{Layer, Remote};
+use super::live::steps::Step;
 
 /// The least that must restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -62,6 +63,10 @@ pub struct Plan {
     pub class: Class,
     /// Services that change.
     pub services: Vec<(String, Change)>,
+    /// What is done to services, in order, when nothing is booted for it.
+    pub steps: Vec<Step>,
+    /// Why the machine has to be booted; none when it has not.
+    pub boot: Option<String>,
     /// Whether kernel or initrd change.
     pub boot_set: bool,
     /// Kernel versions, when they differ.
@@ -95,9 +100,9 @@ impl Plan {
         let boot_set = old.boot_set.digest != new.boot_set.digest;
         let class = match () {
             () if boot_set => Class::Reboot,
-            () if !services.is_empty() => Class::Service,
-            () if old.version != new.version => Class::Runtime,
-            () => Class::None,
+            () if old.version == new.version && services.is_empty() => Class::None,
+            () if !same_programs(old, new) => Class::Runtime,
+            () => Class::Service,
         };
         Self {
             from: old.version.clone(),
@@ -106,6 +111,8 @@ impl Plan {
             digest,
             class,
             services,
+            steps: Vec::new(),
+            boot: None,
             boot_set,
             kernel: (old.kernel != new.kernel).then(|| (old.kernel.clone(), new.kernel.clone())),
             fetch,
@@ -126,7 +133,11 @@ impl Plan {
         let mut line = |what: &str, value: String| {
             let _ = writeln!(text, "  {what:<9} {value}");
         };
-        line("class", format!("{}, by a reboot", self.class.word()));
+        let way = match &self.boot {
+            Some(why) => format!("by a reboot: {why}"),
+            None => "without a reboot".into(),
+        };
+        line("class", format!("{}, {way}", self.class.word()));
         if self.services.is_empty() {
             line("services", "unchanged".into());
         }
@@ -136,7 +147,10 @@ impl Plan {
                 Change::Changed => "changed",
                 Change::Removed => "removed",
             };
-            line("service", format!("{name} {word}"));
+            let step = self.steps.iter().find(|step| step.name == *name);
+            let how = step.filter(|_| self.boot.is_none() && *change == Change::Changed);
+            let how = how.map(|step| format!(", {}", step.act.word())).unwrap_or_default();
+            line("service", format!("{name} {word}{how}"));
         }
         let kernel =
             self.kernel.as_ref().map(|(old, new)| format!(": {old} -> {new}")).unwrap_or_default();
@@ -151,6 +165,11 @@ impl Plan {
         }
         text
     }
+}
+
+/// Whether both have the same `ros` and `system-docker`; a lock file that does not say has others.
+fn same_programs(old: &Release, new: &Release) -> bool {
+    !old.programs.is_empty() && old.programs == new.programs
 }
 
 fn services(old: &Release, new: &Release) -> Vec<(String, Change)> {
@@ -190,6 +209,7 @@ pub fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::live::steps::Act;
     use crate::os::machine::tests::release;
 
     fn plan(old: &Release, new: &Release) -> Plan {
@@ -199,9 +219,15 @@ mod tests {
     #[test]
     fn the_class_is_the_least_that_must_restart() {
         let old = release("v1", "b", &[("ntp", "1"), ("udev", "1")]);
+        let mut other_programs = release("v2", "b", &[("ntp", "2"), ("udev", "1")]);
+        other_programs.programs.insert("ros".into(), Digest::of(b"other"));
+        let mut no_programs = release("v2", "b", &[("ntp", "1"), ("udev", "1")]);
+        no_programs.programs.clear();
         let table = [
             (release("v1", "b", &[("ntp", "1"), ("udev", "1")]), Class::None, 0),
-            (release("v2", "b", &[("ntp", "1"), ("udev", "1")]), Class::Runtime, 0),
+            (release("v2", "b", &[("ntp", "1"), ("udev", "1")]), Class::Service, 0),
+            (other_programs, Class::Runtime, 1),
+            (no_programs, Class::Runtime, 0),
             (release("v2", "b", &[("ntp", "2"), ("udev", "1")]), Class::Service, 1),
             (release("v2", "c", &[("ntp", "2"), ("syslog", "1")]), Class::Reboot, 3),
         ];
@@ -214,10 +240,12 @@ mod tests {
     #[test]
     fn it_says_what_changes_and_what_it_takes() {
         let (old, new) = (release("v1", "b", &[("ntp", "1")]), release("v2", "c", &[("ntp", "2")]));
-        let text = plan(&old, &new).text();
+        let mut planned = plan(&old, &new);
+        planned.boot = Some("kernel or initrd change".into());
+        let text = planned.text();
         for part in [
             "v1 -> v2",
-            "class     reboot, by a reboot",
+            "class     reboot, by a reboot: kernel or initrd change",
             "service   ntp changed",
             "boot set  changed",
             "fetch     0 B",
@@ -226,7 +254,11 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }
-        let same = plan(&old, &release("v2", "b", &[("ntp", "2")])).text();
+        let mut planned = plan(&old, &release("v2", "b", &[("ntp", "2")]));
+        planned.steps = vec![Step { name: "ntp".into(), act: Act::Overlap }];
+        let same = planned.text();
+        assert!(same.contains("class     service, without a reboot"), "{same}");
+        assert!(same.contains("service   ntp changed, overlap"), "{same}");
         assert!(same.contains("boot set  unchanged") && !same.contains("/boot"), "{same}");
     }
 

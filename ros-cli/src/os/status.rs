@@ -17,6 +17,8 @@ pub struct OsStatus {
     pub default: Option<u32>,
     /// The generation on trial.
     pub trial: Option<TrialNow>,
+    /// The generation that services are being switched to.
+    pub switching: Option<u32>,
     /// What was asked for last.
     pub asked: Option<Asked>,
     /// The release that failed last, and why.
@@ -93,6 +95,7 @@ impl OsStatus {
             },
             default: machine.default_generation(),
             trial,
+            switching: None,
             asked,
             last_failure: failure,
             pins: machine.pins.versions.iter().cloned().collect(),
@@ -100,11 +103,17 @@ impl OsStatus {
         }
     }
 
+    /// The same, while services are being switched to generation `to`.
+    #[must_use]
+    pub fn switching(self, to: Option<u32>) -> Self {
+        Self { switching: to, ..self }
+    }
+
     /// Whether what was asked for runs, as far as it is settled.
     #[must_use]
     pub fn is_as_asked(&self) -> bool {
         let asked = self.asked.as_ref().map(|asked| asked.digest.to_string());
-        asked.is_none() || asked == self.running.digest
+        self.switching.is_none() && (asked.is_none() || asked == self.running.digest)
     }
 
     /// What became of what was asked for.
@@ -112,6 +121,10 @@ impl OsStatus {
         let on_trial = |trial: &TrialNow| trial.generation == asked.generation;
         match (&self.trial, &self.asked_failure) {
             _ if self.is_as_asked() => "it runs".into(),
+            _ if self.switching == Some(asked.generation) => {
+                "services are being replaced; if that was cut short, the same command goes on"
+                    .into()
+            }
             (Some(trial), _) if on_trial(trial) && trial.tries_left > 0 => {
                 "it boots next, on trial".into()
             }

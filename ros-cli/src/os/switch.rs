@@ -19,13 +19,29 @@ pub fn to_trial(
     generation: &Generation,
     runs: Option<&Generation>,
 ) -> Result<()> {
+    put_on_trial(generations, generation, |env| try_next(env, generation.number, runs))
+}
+
+/// Has a generation be booted once, whatever comes of it; then the default boots again.
+///
+/// # Errors
+/// As [`to_trial`].
+pub fn to_try_once(generations: &Generations, generation: &Generation) -> Result<()> {
+    put_on_trial(generations, generation, |env| env.set_once(generation.number))
+}
+
+fn put_on_trial(
+    generations: &Generations,
+    generation: &Generation,
+    change: impl FnOnce(&mut BootEnv),
+) -> Result<()> {
     if generation.status != Status::Good {
         generations.put(&Generation { status: Status::Trial, ..generation.clone() })?;
     }
     menu::write(generations, Path::new(paths::GRUB_GENERATIONS))?;
     let path = Path::new(paths::GRUB_ENV);
     let mut env = BootEnv::read(path)?;
-    try_next(&mut env, generation.number, runs);
+    change(&mut env);
     env.write(path).context("put the generation on trial")
 }
 

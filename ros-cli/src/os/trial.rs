@@ -52,6 +52,12 @@ impl Trial {
         self.env.trial().is_some_and(|(number, _)| number == generation)
     }
 
+    /// The generation on trial that has tries left.
+    #[must_use]
+    pub fn next(&self) -> Option<u32> {
+        self.env.trial().filter(|(_, tries)| *tries > 0).map(|(number, _)| number)
+    }
+
     /// A trial that used up its tries while `running` is another generation has failed. Answers what is to be said.
     ///
     /// # Errors
@@ -91,15 +97,16 @@ impl Trial {
         }
         let is_default =
             self.env.default_generation() == Some(running) && self.env.trial().is_none();
+        if self.is_of(running) && self.env.is_once() {
+            // It was to be tried, not to be kept.
+            self.env.clear_trial();
+            return self.write();
+        }
         if !self.is_of(running) && !is_default {
             // Chosen by hand in the boot menu: for this once.
             return Ok(());
         }
-        for pointer in [Pointer::Good, Pointer::Current] {
-            if self.generations.pointer(pointer) != Some(running) {
-                self.generations.point(pointer, running)?;
-            }
-        }
+        self.point(running)?;
         if is_default {
             return Ok(());
         }
@@ -121,13 +128,52 @@ impl Trial {
         noted.context("keep why it failed")
     }
 
+    /// Generation `number` was switched to in the running system and is healthy: it is what boots from now on.
+    ///
+    /// # Errors
+    /// When a file cannot be written; then it must be given up with [`Self::given_up`].
+    pub fn taken(&mut self, number: u32) -> Result<()> {
+        let generation = self.generations.get(number)?;
+        if generation.status != Status::Good {
+            self.put(&generation, Status::Good)?;
+        }
+        self.point(number)?;
+        self.env.set_default(number);
+        self.write()
+    }
+
+    /// Generation `number` was switched to in the running system and is sick; `from` runs again.
+    ///
+    /// # Errors
+    /// When a file cannot be written. The boot loader is told even when the reason cannot be kept.
+    pub fn given_up(&mut self, number: u32, from: u32, reason: &str) -> Result<()> {
+        let noted = self.generations.get(number).map_err(anyhow::Error::from);
+        let noted =
+            noted.and_then(|sick| self.put(&sick, Status::Failed { reason: reason.to_owned() }));
+        if self.env.default_generation() == Some(number) {
+            self.env.set_default(from);
+            self.write()?;
+        }
+        self.point(from)?;
+        noted.context("keep why it failed")
+    }
+
+    fn point(&self, number: u32) -> Result<()> {
+        for pointer in [Pointer::Good, Pointer::Current] {
+            if self.generations.pointer(pointer) != Some(number) {
+                self.generations.point(pointer, number)?;
+            }
+        }
+        Ok(())
+    }
+
     /// An orderly reboot during a trial does not count as a try.
     ///
     /// # Errors
     /// When the block cannot be written.
     pub fn not_counted(&mut self, running: u32) -> Result<()> {
         match self.env.trial() {
-            Some((number, tries)) if number == running && tries < TRIES => {
+            Some((number, tries)) if number == running && tries < TRIES && !self.env.is_once() => {
                 self.env.set_trial(number);
                 self.write()
             }
@@ -217,6 +263,37 @@ mod tests {
         assert_eq!(trial.generations.get(2).unwrap().status, Status::Good);
         assert_eq!(trial.generations.pointer(Pointer::Good), Some(2));
         assert_eq!(trial.generations.pointer(Pointer::Current), Some(2));
+    }
+
+    #[test]
+    fn what_is_tried_once_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut trial = machine(dir.path(), None);
+        trial.env.set_once(2);
+        assert_eq!(trial.next(), Some(2));
+        trial.not_counted(2).unwrap();
+        assert!(!trial.env_path.exists(), "an orderly reboot is the end of the one boot");
+        trial.good(2).unwrap();
+        assert_eq!(on_disk(&trial), (Some(1), None));
+        assert_eq!(trial.generations.get(2).unwrap().status, Status::Good);
+        assert_eq!(trial.generations.pointer(Pointer::Current), None);
+        assert!(!BootEnv::read(&trial.env_path).unwrap().is_once());
+    }
+
+    #[test]
+    fn a_live_switch_is_kept_or_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut trial = machine(dir.path(), None);
+        trial.taken(2).unwrap();
+        assert_eq!(on_disk(&trial), (Some(2), None));
+        assert_eq!(trial.generations.get(2).unwrap().status, Status::Good);
+        assert_eq!(trial.generations.pointer(Pointer::Current), Some(2));
+        trial.given_up(2, 1, "ntp: x").unwrap();
+        assert_eq!(on_disk(&trial), (Some(1), None));
+        assert_eq!(trial.generations.get(2).unwrap().status.word(), "failed");
+        for pointer in [Pointer::Current, Pointer::Good] {
+            assert_eq!(trial.generations.pointer(pointer), Some(1));
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `ros os upgrade` and `ros os rollback`, step by step. See [`crate::os`] for the drawing.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -13,9 +14,11 @@ use rustix::fs::{FlockOperation, flock};
 use super::asked::{Asked, now};
 use super::daemon::{self, Remote};
 use super::fetch::Fetch;
+use super::history::{History, Receipt, Verdict};
+use super::live::{start, steps};
 use super::machine::Machine;
 use super::plan::{Class, Plan};
-use super::{complete, installer, preflight, switch};
+use super::{complete, definitions, installer, preflight, room, switch};
 use crate::commands::power::request_of_init;
 use crate::services::engine::Engine;
 
@@ -29,6 +32,8 @@ pub struct How {
     pub stage: bool,
     /// Leave the reboot to the user.
     pub no_reboot: bool,
+    /// Boot, although services could be replaced in the running system.
+    pub reboot: bool,
     /// Although it is pinned, or failed before.
     pub force: bool,
     /// Ask no question.
@@ -50,12 +55,20 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
     let image = machine.reference(asked)?;
     let remote = daemon::remote(&image).await?;
     let release = remote.release(&image)?;
-    check_allowed(&machine, &release.version, how)?;
     let engine = Engine::connect()?;
+    if !how.dry_run
+        && let Some(generation) = go_on_with(&machine, |g| g.digest == remote.digest)?
+    {
+        return start::switch(&engine, &generation).await;
+    }
+    check_allowed(&machine, &release.version, how)?;
     let services = missing_services(&engine, &machine, &release, &image).await?;
     let images: Vec<&Remote> =
         std::iter::once(&remote).chain(services.iter().map(|(_, remote)| remote)).collect();
-    let plan = Plan::of(&machine.running.release, &release, &image, remote.digest, &images);
+    let mut plan = Plan::of(&machine.running.release, &release, &image, remote.digest, &images);
+    let (old, new) = definitions::of_both(&engine, &machine, &release, &image, &services).await?;
+    plan.steps = steps::steps(&old, &new);
+    plan.boot = why_boot(&machine, &plan, &how.append, how, &steps::needs_boot(&old, &new));
     if let Some(current) = machine.current().filter(|_| plan.class == Class::None)
         && (current.digest, &current.append) == (remote.digest, &how.append)
     {
@@ -66,16 +79,89 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
         };
     }
     talk(&plan.text());
-    preflight::check(&plan, &release, &machine.generations)?;
     if how.dry_run {
-        return Ok(());
+        return preflight::check(&plan, &release, &machine.generations);
     }
     confirm(&format!("Replace {} by {}?", machine.version(), release.version), how.yes)?;
-    fetch(&engine, &plan, &services).await?;
+    let machine = room::make(machine, &plan, &release, &engine).await?;
+    let fetched = fetch(&engine, &plan, &services).await?;
     let number = installer::run(&engine, &plan, &how.append).await?;
     let generation = machine.generations.get(number)?;
     complete::check(&machine, &generation, &engine).await?;
-    finish(&machine, &generation, "upgrade", how)
+    let change = Change { by: "upgrade", plan: &plan, fetched };
+    finish(&machine, &generation, &change, how, &engine).await
+}
+
+/// What is done, and what it took.
+struct Change<'a> {
+    by: &'a str,
+    plan: &'a Plan,
+    fetched: Option<u64>,
+}
+
+impl Change<'_> {
+    fn receipt(&self, machine: &Machine, generation: &Generation) -> Receipt {
+        Receipt {
+            number: 0,
+            by: self.by.to_owned(),
+            from: machine.version().to_owned(),
+            to: generation.version.clone(),
+            generation: generation.number,
+            digest: generation.digest,
+            class: self.plan.class.word().to_owned(),
+            reboot: self.plan.boot.is_some(),
+            asked: now(),
+            predicted: self.plan.fetch,
+            fetched: self.fetched,
+            services: Vec::new(),
+            ended: None,
+            verdict: Verdict::Pending,
+        }
+    }
+}
+
+/// The generation of the switch that is under way, when it is the one asked for.
+fn go_on_with(
+    machine: &Machine,
+    is_asked: impl Fn(&Generation) -> bool,
+) -> Result<Option<Generation>> {
+    let Some(number) = start::under_way()? else { return Ok(None) };
+    let generation = machine.generations.get(number)?;
+    if !is_asked(&generation) {
+        bail!("the machine is being switched to {}: wait for its end", generation.version);
+    }
+    talk(&format!("going on with the switch to {}\n", generation.version));
+    Ok(Some(generation))
+}
+
+/// Why a change needs a boot; none when services can be replaced in the running system.
+fn why_boot(
+    machine: &Machine,
+    plan: &Plan,
+    append: &str,
+    how: &How,
+    at_boot: &BTreeSet<String>,
+) -> Option<String> {
+    let is_settled = |runs: &Generation| {
+        runs.status == Status::Good && machine.default_generation() == Some(runs.number)
+    };
+    let runs = machine.current();
+    match plan.class {
+        _ if how.reboot || how.no_reboot => Some("asked for".into()),
+        Class::Reboot => Some("kernel or initrd change".into()),
+        Class::Runtime => Some("the daemon or ros itself changes".into()),
+        _ if runs.is_none_or(|runs| runs.append != append) => {
+            Some("the kernel's arguments change".into())
+        }
+        _ if !runs.is_some_and(is_settled) => {
+            Some("what runs is not the good generation that boots by default".into())
+        }
+        _ if !at_boot.is_empty() => {
+            let names: Vec<&str> = at_boot.iter().map(String::as_str).collect();
+            Some(format!("{} runs only at a boot", names.join(", ")))
+        }
+        _ => None,
+    }
 }
 
 /// Goes to an installed generation: of `version`, or the newest good one that does not run.
@@ -86,21 +172,51 @@ pub async fn rollback(version: Option<&str>, how: &How) -> Result<()> {
     let _lock = lock()?;
     let machine = Machine::read()?;
     machine.check_replaceable()?;
+    let engine = Engine::connect()?;
+    let is_asked = |g: &Generation| version == Some(g.version.as_str());
+    if let Some(generation) = go_on_with(&machine, is_asked)? {
+        return start::switch(&engine, &generation).await;
+    }
     let generation = target(&machine, version)?;
     if generation.number == machine.running.generation {
         return stay(&machine, generation, "rollback");
     }
     check_allowed(&machine, &generation.version, how)?;
-    complete::check(&machine, generation, &Engine::connect()?).await?;
-    talk(&format!(
-        "{} -> {}  (generation {}, {})\n",
-        machine.version(),
-        generation.version,
-        generation.number,
-        generation.status.word()
-    ));
+    complete::check(&machine, generation, &engine).await?;
+    let release = machine.generations.release(generation.number)?;
+    let Generation { image, digest, append, .. } = generation;
+    let mut plan = Plan::of(&machine.running.release, &release, image, *digest, &[]);
+    let (old, new) = definitions::of_both(&engine, &machine, &release, image, &[]).await?;
+    plan.steps = steps::steps(&old, &new);
+    plan.boot = why_boot(&machine, &plan, append, how, &steps::needs_boot(&old, &new));
+    talk(&plan.text());
     confirm(&format!("Go back from {} to {}?", machine.version(), generation.version), how.yes)?;
-    finish(&machine, generation, "rollback", how)
+    let change = Change { by: "rollback", plan: &plan, fetched: Some(0) };
+    finish(&machine, generation, &change, how, &engine).await
+}
+
+/// Boots an installed version once; whatever comes of it, the next boot is the default again.
+///
+/// # Errors
+/// When it is not installed, is refused, or a file cannot be written.
+pub async fn try_once(version: &str, how: &How) -> Result<()> {
+    let _lock = lock()?;
+    let machine = Machine::read()?;
+    machine.check_replaceable()?;
+    if start::under_way()?.is_some() {
+        bail!("services are being switched: wait for its end");
+    }
+    let generation = target(&machine, Some(version))?;
+    check_failed(&machine, version, how)?;
+    complete::check(&machine, generation, &Engine::connect()?).await?;
+    confirm(&format!("Boot {version} once?"), how.yes)?;
+    switch::to_try_once(&machine.generations, generation)?;
+    if how.no_reboot {
+        talk(&format!("{version} boots next, once; `ros reboot` does it now\n"));
+        return Ok(());
+    }
+    talk(&format!("rebooting into {version}, once: the boot after it is the default again\n"));
+    request_of_init(Path::new(paths::INIT_CONTROL), InitRequest::Reboot)
 }
 
 fn target<'a>(machine: &'a Machine, version: Option<&str>) -> Result<&'a Generation> {
@@ -114,7 +230,11 @@ fn target<'a>(machine: &'a Machine, version: Option<&str>) -> Result<&'a Generat
     }
 }
 
-fn lock() -> Result<File> {
+/// Held while the OS is changed.
+///
+/// # Errors
+/// When another holds it.
+pub fn lock() -> Result<File> {
     let file = File::create(LOCK).with_context(|| format!("open {LOCK}: are you root?"))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| anyhow!("another upgrade is at work: wait for its end"))?;
@@ -132,12 +252,29 @@ fn check_allowed(machine: &Machine, version: &str, how: &How) -> Result<()> {
             "this machine is pinned to {running}: `ros os unpin {running}` lets it move, or --force"
         );
     }
-    if let Some(Status::Failed { reason }) =
-        machine.of_version(version).map(|generation| &generation.status)
-    {
-        bail!("{version} failed on this machine before: {reason}: try it again with --force");
+    check_failed(machine, version, how)
+}
+
+fn check_failed(machine: &Machine, version: &str, how: &How) -> Result<()> {
+    match reason_of_failure(machine, version, &History::of_machine().list().unwrap_or_default()) {
+        Some(reason) if !how.force => {
+            bail!("{version} failed on this machine before: {reason}: try it again with --force")
+        }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// Why a version failed here. That is remembered when its generation was removed, too.
+fn reason_of_failure(machine: &Machine, version: &str, history: &[Receipt]) -> Option<String> {
+    match machine.of_version(version).map(|generation| &generation.status) {
+        Some(Status::Failed { reason }) => return Some(reason.clone()),
+        Some(_) => return None,
+        None => {}
+    }
+    let last = history.iter().rev().find(|receipt| {
+        receipt.to == version && matches!(receipt.verdict, Verdict::Good | Verdict::PutBack { .. })
+    })?;
+    Some(last.verdict.reason().to_owned()).filter(|reason| !reason.is_empty())
 }
 
 /// Services of the release whose images are not here.
@@ -178,14 +315,20 @@ fn confirm(question: &str, yes: bool) -> Result<()> {
     }
 }
 
-async fn fetch(engine: &Engine, plan: &Plan, services: &[(Reference, Remote)]) -> Result<()> {
-    let fetch = Fetch::new(engine);
+/// Fetches what is missing; answers how many bytes that were, when the daemon said so.
+async fn fetch(
+    engine: &Engine,
+    plan: &Plan,
+    services: &[(Reference, Remote)],
+) -> Result<Option<u64>> {
+    let mut fetch = Fetch::new(engine);
     let pinned = plan.image.with_digest(plan.digest);
     fetch.image(&pinned).await?;
     for (name, _) in services {
         fetch.image(name).await?;
     }
-    fetch.tag(&pinned, &plan.image).await
+    fetch.tag(&pinned, &plan.image).await?;
+    Ok(fetch.bytes())
 }
 
 /// What is asked for runs already: whatever else was to be booted next is not.
@@ -203,8 +346,14 @@ fn runs_already(current: &Generation) -> Result<()> {
     Ok(())
 }
 
-/// Switches to the generation and reboots, as far as that is wanted.
-fn finish(machine: &Machine, generation: &Generation, by: &str, how: &How) -> Result<()> {
+/// Switches to the generation, by a reboot if it needs one, as far as that is wanted.
+async fn finish(
+    machine: &Machine,
+    generation: &Generation,
+    change: &Change<'_>,
+    how: &How,
+    engine: &Engine,
+) -> Result<()> {
     let Generation { number, version, .. } = generation;
     if how.stage {
         talk(&format!(
@@ -212,7 +361,22 @@ fn finish(machine: &Machine, generation: &Generation, by: &str, how: &How) -> Re
         ));
         return Ok(());
     }
-    asked(generation, by).write()?;
+    asked(generation, change.by).write()?;
+    if let Err(error) = History::of_machine().begin(change.receipt(machine, generation)) {
+        talk(&format!("no receipt is kept: {error:#}\n"));
+    }
+    if change.plan.boot.is_none() {
+        // A trial that was to be booted is none any more.
+        if let Some((tried, _)) = machine.trial() {
+            switch::call_off(&machine.generations, tried)?;
+        }
+        talk(
+            "services are replaced now; from here on it goes on without this command, to its end or back\n",
+        );
+        start::switch(engine, generation).await?;
+        talk(&format!("{version} runs (generation {number})\n"));
+        return Ok(());
+    }
     switch::to_trial(&machine.generations, generation, machine.current())?;
     if how.no_reboot {
         talk(&format!(
@@ -268,6 +432,64 @@ mod tests {
         machine.pins.versions.insert("v1.0".into());
         assert!(said(&machine, "v1.2").unwrap().contains("pinned"));
         assert_eq!(said(&machine, "v1.0"), None);
+    }
+
+    #[test]
+    fn a_failure_is_remembered_without_its_generation() {
+        let machine = machine(&[("v1.0", Status::Good)]);
+        let plan = Plan::of(
+            &machine.running.release,
+            &machine.running.release,
+            &"h:1/os:v1.5".parse().unwrap(),
+            machine.installed[0].digest,
+            &[],
+        );
+        let change = Change { by: "upgrade", plan: &plan, fetched: Some(0) };
+        let asked = Generation { version: "v1.5".into(), ..machine.installed[0].clone() };
+        let mut receipt = change.receipt(&machine, &asked);
+        let said =
+            |receipt: &Receipt| reason_of_failure(&machine, "v1.5", std::slice::from_ref(receipt));
+        assert_eq!(said(&receipt), None);
+        receipt.verdict = Verdict::PutBack { reason: "ntp".into() };
+        assert_eq!(said(&receipt).as_deref(), Some("ntp"));
+        receipt.verdict = Verdict::Good;
+        assert_eq!(said(&receipt), None);
+    }
+
+    #[test]
+    fn what_needs_a_boot_says_why() {
+        let mut machine = machine(&[("v1.0", Status::Good)]);
+        let release = machine.running.release.clone();
+        let mut plan = Plan::of(
+            &release,
+            &release,
+            &"h:1/os:v1.1".parse().unwrap(),
+            machine.installed[0].digest,
+            &[],
+        );
+        let none = BTreeSet::new();
+        let oneshot = BTreeSet::from(["cloud-init".to_owned()]);
+        let how = How::default();
+        let forced = How { reboot: true, ..How::default() };
+        plan.class = Class::Service;
+        assert_eq!(why_boot(&machine, &plan, "", &how, &none), None);
+        for (append, how, at_boot, word) in [
+            ("a=b", &how, &none, "arguments"),
+            ("", &forced, &none, "asked for"),
+            ("", &how, &oneshot, "cloud-init runs only at a boot"),
+        ] {
+            let why = why_boot(&machine, &plan, append, how, at_boot).unwrap();
+            assert!(why.contains(word), "{why}");
+        }
+        for (class, word) in [(Class::Reboot, "kernel"), (Class::Runtime, "daemon")] {
+            plan.class = class;
+            assert!(why_boot(&machine, &plan, "", &how, &none).unwrap().contains(word));
+        }
+        plan.class = Class::Service;
+        if let Some(env) = &mut machine.env {
+            env.set_default(7);
+        }
+        assert!(why_boot(&machine, &plan, "", &how, &none).unwrap().contains("by default"));
     }
 
     #[test]

@@ -28,6 +28,7 @@ use super::progress::{complain, say, seconds};
 use super::report::{Outcome, ServiceReport, ServicesReport};
 use super::roster::{Roster, Running};
 use super::{cloud_init, registries};
+use crate::os::live::swap;
 
 /// How long the daemon may take to answer.
 const DAEMON_LIMIT: Duration = Duration::from_secs(60);
@@ -67,6 +68,7 @@ pub async fn bring_up() -> Result<ServicesReport> {
     };
     all.read_configuration().await;
     all.remove_strangers().await;
+    all.take_up_switch().await;
     all.run().await;
     Ok(all.finish())
 }
@@ -138,6 +140,19 @@ impl BringUp {
             if let Err(error) = self.engine.remove(&id).await {
                 complain(&format!("{error:#}"));
             }
+        }
+    }
+
+    /// A switch that the power cut short left containers under other names: those set aside are services again, the
+    /// others go.
+    async fn take_up_switch(&mut self) {
+        for service in self.roster.services.values() {
+            if let Err(error) = swap::take_up(&self.engine, service).await {
+                complain(&format!("{error:#}"));
+            }
+        }
+        if let Err(error) = swap::collect(&self.engine).await {
+            self.warn(&format!("{error:#}"));
         }
     }
 

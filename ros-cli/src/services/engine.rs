@@ -28,6 +28,9 @@ use super::readiness::{Readiness, judge};
 /// Environment variable that names another socket than the machine's own.
 pub const HOST_VARIABLE: &str = "SYSTEM_DOCKER_HOST";
 
+/// What a service's container is called beside its name until it has it.
+const NEXT: &str = ".next";
+
 /// Seconds after which a request is given up.
 const REQUEST_TIMEOUT: u64 = 120;
 /// How often a state is looked at even when no event said so.
@@ -147,17 +150,34 @@ impl Engine {
         if label(&old, labels::SPEC_HASH) == Some(service.hash()) {
             return Ok(Container::Kept);
         }
-        let next = format!("{}.next", service.name);
-        self.remove(&next).await?;
-        self.create(service, &next, generation).await?;
+        let next = self.prepare(service, generation).await?;
         self.stop(&service.name, service.grace_ms()).await?;
         self.remove(&service.name).await?;
-        let options = RenameContainerOptionsBuilder::default().name(&service.name).build();
-        self.docker
-            .rename_container(&next, options)
-            .await
-            .with_context(|| format!("rename {next}"))?;
+        self.rename(&next, &service.name).await?;
         Ok(Container::Created)
+    }
+
+    /// Makes the container that is to take the service's name, beside the one that has it; answers its name for now.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn prepare(&self, service: &Service, generation: u32) -> Result<String> {
+        let next = format!("{}{NEXT}", service.name);
+        self.remove(&next).await?;
+        self.create(service, &next, generation).await?;
+        Ok(next)
+    }
+
+    /// Gives a container another name.
+    ///
+    /// # Errors
+    /// When the name is taken.
+    pub async fn rename(&self, from: &str, to: &str) -> Result<()> {
+        let options = RenameContainerOptionsBuilder::default().name(to).build();
+        self.docker
+            .rename_container(from, options)
+            .await
+            .with_context(|| format!("rename {from} to {to}"))
     }
 
     async fn create(&self, service: &Service, name: &str, generation: u32) -> Result<()> {

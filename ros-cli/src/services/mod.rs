@@ -32,6 +32,7 @@ pub mod console;
 pub mod container;
 pub mod definition;
 pub mod engine;
+pub mod hand_over;
 pub mod host_name;
 pub mod listing;
 pub mod mounts;

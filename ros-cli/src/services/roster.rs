@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use bollard::models::ImageInspect;
 use ros_api::boot::BootReport;
-use ros_api::{Generations, Reference, Release, labels, paths};
+use ros_api::{Generations, Reference, Release, durable, labels, paths};
 use serde_json::Value;
 
 use super::container::Service;
@@ -34,13 +34,41 @@ impl Running {
         let text = std::fs::read_to_string(paths::RUN_RELEASE)
             .with_context(|| format!("read {}", paths::RUN_RELEASE))?;
         let release = Release::parse(&text)?;
-        let generation = boot_report().and_then(|report| report.generation).unwrap_or(0);
+        let generation = running_generation().unwrap_or(0);
         let installed = Generations::at(Path::new(paths::GENERATIONS)).get(generation);
         let fallback =
             || Reference { registry: None, repository: "os".into(), tag: None, digest: None };
         let os = installed.map_or_else(|_| fallback(), |installed| installed.image);
         Ok(Self { generation, release, os })
     }
+
+    /// A generation that is installed, as if it ran.
+    ///
+    /// # Errors
+    /// When it is not there or not readable.
+    pub fn of(generations: &Generations, number: u32) -> Result<Self> {
+        let release = generations.release(number)?;
+        Ok(Self { generation: number, release, os: generations.get(number)?.image })
+    }
+
+    /// Has it be the one that runs, for whoever reads `/run/ros` from now on. Done again it changes nothing.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn publish(&self, generations: &Generations) -> Result<()> {
+        let text = self.release.to_yaml();
+        durable::write(Path::new(paths::RUN_RELEASE), text.as_bytes(), 0o644)?;
+        let programs = generations.dir(self.generation).join("bin");
+        Ok(durable::point(Path::new(paths::RUN_BIN), &programs)?)
+    }
+}
+
+/// The generation that runs: the one whose programs are linked. It was booted, or switched to since.
+#[must_use]
+pub fn running_generation() -> Option<u32> {
+    let programs = std::fs::read_link(paths::RUN_BIN).ok()?;
+    let linked = programs.parent()?.file_name()?.to_str()?.parse().ok();
+    linked.or_else(|| boot_report()?.generation)
 }
 
 /// What the boot stage did, if it left a report.

@@ -6,11 +6,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use ros_api::boot::{Attempt, InitRequest, Reached};
-use ros_api::{durable, paths};
+use ros_api::{Generations, durable, paths};
 
 use super::progress::{complain, say};
 use super::report::ServicesReport;
 use crate::commands::power::request_of_init;
+use crate::os::history::History;
+use crate::os::live;
 use crate::os::trial::Trial;
 
 /// Says whether the generation that `report` is about is good; a trial that is sick is ended by a reboot into what
@@ -32,6 +34,14 @@ pub async fn pronounce(report: &ServicesReport) -> Result<()> {
         return Ok(());
     };
     settle_earlier(&mut trial, running);
+    said(live::journal::forget_earlier(&Generations::at(Path::new(paths::GENERATIONS))));
+    judge(&mut trial, running, &sick)?;
+    said(settle_receipts(running));
+    Ok(())
+}
+
+fn judge(trial: &mut Trial, running: u32, sick: &[String]) -> Result<()> {
+    let detail = sick.join("; ");
     match (sick.is_empty(), trial.is_of(running)) {
         (true, on_trial) => {
             trial.good(running)?;
@@ -47,6 +57,14 @@ pub async fn pronounce(report: &ServicesReport) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes down what became of the changes that this boot decided.
+fn settle_receipts(running: u32) -> Result<()> {
+    let awaited = Trial::open()?.and_then(|trial| trial.next()).into_iter();
+    let awaited: Vec<u32> = awaited.chain(live::start::under_way()?).collect();
+    let installed = Generations::at(Path::new(paths::GENERATIONS)).list()?;
+    History::of_machine().settle(&installed, running, &awaited)
 }
 
 fn settle_earlier(trial: &mut Trial, running: u32) {
@@ -65,9 +83,7 @@ fn settle_earlier(trial: &mut Trial, running: u32) {
 /// # Errors
 /// When it cannot be kept.
 pub fn orderly_shutdown() -> Result<()> {
-    let Some(running) = super::roster::boot_report().and_then(|report| report.generation) else {
-        return Ok(());
-    };
+    let Some(running) = super::roster::running_generation() else { return Ok(()) };
     let is_sick = ServicesReport::read().is_ok_and(|report| !report.sick_essentials().is_empty());
     if is_sick {
         return Ok(());

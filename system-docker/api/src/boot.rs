@@ -8,6 +8,7 @@
 //!  GRUB, each boot     ros_trial set and ros_tries>0 → ros_tries-=1, saved, boots 2
 //!                      else boots ros_default
 //!  2 reports success   ros_default=2, ros_trial= ros_tries=          (ros bring-up)
+//!  ros os try          ros_trial=2 ros_tries=1 ros_once=yes          (success: all three empty, ros_default=1 stays)
 //!  orderly reboot      of a trial: ros_tries is put back to 3        (a user's own reboot is not counted)
 //!  1 boots again       with ros_trial=2 ros_tries=0 → generation 2 is failed(reason), ros_trial= ros_tries=
 //! ```
@@ -106,14 +107,29 @@ impl BootEnv {
 
     /// Puts `number` on trial with all its tries; the default stays.
     pub fn set_trial(&mut self, number: u32) {
+        self.clear_trial();
         self.vars.insert("ros_trial".into(), number.to_string());
         self.vars.insert("ros_tries".into(), TRIES.to_string());
+    }
+
+    /// Puts `number` on trial for one boot, whatever comes of it; the default stays also when it is healthy.
+    pub fn set_once(&mut self, number: u32) {
+        self.set_trial(number);
+        self.vars.insert("ros_tries".into(), "1".into());
+        self.vars.insert("ros_once".into(), "yes".into());
+    }
+
+    /// Whether the trial is for one boot only.
+    #[must_use]
+    pub fn is_once(&self) -> bool {
+        self.vars.get("ros_once").is_some_and(|once| once == "yes")
     }
 
     /// Ends any trial. The variables stay, empty: GRUB can only save what is in the block already.
     pub fn clear_trial(&mut self) {
         self.vars.insert("ros_trial".into(), String::new());
         self.vars.insert("ros_tries".into(), String::new());
+        self.vars.remove("ros_once");
     }
 
     fn number(&self, name: &str) -> Option<u32> {

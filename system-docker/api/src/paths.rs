@@ -24,6 +24,10 @@ pub const ROS: &str = "/var/lib/ros";
 pub const GENERATIONS: &str = "/var/lib/ros/generations";
 /// Which versions are held: see `ros os pin`.
 pub const PINS: &str = "/var/lib/ros/pins.json";
+/// A switch of services in the running system that is not over: what it is about, and how far it is.
+pub const SWITCH: &str = "/var/lib/ros/switch.json";
+/// One receipt a change of the OS, `<number>.json`.
+pub const HISTORY: &str = "/var/lib/ros/history";
 /// The user's configuration.
 pub const CONF: &str = "/var/lib/ros/conf";
 /// What `ros config set` writes: user intent only.
@@ -56,6 +60,8 @@ pub const BOOT_REPORT: &str = "/run/ros/boot.json";
 pub const SERVICES_REPORT: &str = "/run/ros/services.json";
 /// The commands of `bootcmd` that were run in this boot: a JSON list of word lists.
 pub const BOOTCMD_RUN: &str = "/run/ros/bootcmd.json";
+/// One empty file a service: its new container is prepared to take over, see `x-ros: {swap: hand-over}`.
+pub const HAND_OVER: &str = "/run/ros/hand-over";
 /// The one resolv.conf; `/etc/resolv.conf` of the host and of every service image links here.
 pub const RESOLV_CONF: &str = "/run/ros/resolv/resolv.conf";
 

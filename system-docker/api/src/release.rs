@@ -27,6 +27,9 @@ pub struct Release {
     pub minimum: Minimum,
     /// Kernel and initrd.
     pub boot_set: BootSet,
+    /// `ros` and `system-docker` by digest: whether the daemon must restart is known before anything is fetched.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub programs: BTreeMap<String, Digest>,
     /// Service name → image. Definitions are in the images' own label [`crate::labels::SERVICE`].
     pub services: BTreeMap<String, ServiceImage>,
     /// Lowest configuration layer: a cloud-config document.

@@ -146,7 +146,8 @@ pub enum Swap {
     Restart,
     /// Start the new, probe it, stop the old.
     Overlap,
-    /// Listening sockets passed; old sessions finish in the old container.
+    /// Start the new beside the old; once it has made `/run/ros/hand-over/<name>`, the old gets SIGUSR1: it closes
+    /// what it listens on, and ends when its last session did.
     HandOver,
 }
 

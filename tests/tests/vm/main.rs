@@ -3,6 +3,7 @@
 
 mod boot;
 mod docker;
+mod live;
 mod networks;
 mod replace;
 mod sick;

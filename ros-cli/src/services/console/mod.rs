@@ -7,6 +7,7 @@ pub mod getty;
 pub mod listening;
 pub mod reload;
 pub mod run;
+pub mod sessions;
 pub mod sshd;
 pub mod supervise;
 pub mod wants;

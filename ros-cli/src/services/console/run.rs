@@ -1,7 +1,10 @@
 //! Runs the console: sets it up from the configuration, then keeps sshd and the logins running.
 //!
 //! ```text
-//!  name ─► users ─► keys ─► write_files ─► banner ─► sshd + gettys ─► ready ─► runcmd (beside them)
+//!  name ─► users ─► keys ─► write_files ─► banner ─► [take over] ─► sshd + gettys ─► ready ─► runcmd (beside them)
+//!                                                                        │ SIGUSR1: handed over
+//!                                                                        └─► no sshd, no gettys; ends with the last
+//!                                                                            session that is open in it
 //! ```
 //!
 //! What fails on the way is said, and the rest is done all the same: a console that lets its user in is
@@ -23,10 +26,12 @@ use tokio::time::{Instant, sleep};
 use super::accounts::{self, Account};
 use super::files::{self, File};
 use super::supervise::{Program, keep};
-use super::{banner, getty, listening, sshd};
+use super::{banner, getty, listening, sessions, sshd};
 use crate::services::mounts::{self, Mount};
-use crate::services::{host_name, progress};
+use crate::services::{hand_over, host_name, progress};
 
+/// The service's name.
+const SERVICE: &str = "console";
 /// The marker that the console is ready: what its health check looks for.
 pub const READY: &str = "/run/ros/console.ready";
 /// Stamps of what was done to this container.
@@ -74,21 +79,36 @@ pub struct Wants {
 pub async fn run(wants: Wants) -> Result<ExitCode> {
     let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let _ = fs::remove_file(READY);
+    let mut handed_over = signal(SignalKind::user_defined1()).context("listen for SIGUSR1")?;
     set_up(&wants);
+    let file = hand_over::path(SERVICE);
+    try_to("hand-over", hand_over::take(&file).await);
+    let _ = fs::remove_file(READY);
     let (stop, stopped) = watch::channel(false);
     let kept: Vec<_> = programs(&wants)
         .into_iter()
         .map(|program| tokio::spawn(keep(program, stopped.clone())))
         .collect();
     let ready = tokio::spawn(become_ready(wants));
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let retires = tokio::select! {
+        _ = term.recv() => false,
+        _ = interrupt.recv() => false,
+        _ = handed_over.recv() => true,
+    };
     ready.abort();
+    if retires {
+        sessions::adopt();
+        let _ = fs::remove_file(READY);
+    }
     let _ = stop.send(true);
     futures_util::future::join_all(kept).await;
+    if retires {
+        try_to("hand-over", hand_over::give(&file));
+        tokio::select! {
+            _ = term.recv() => {}
+            () = sessions::until_ended() => {}
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 

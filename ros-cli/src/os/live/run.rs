@@ -1,0 +1,195 @@
+//! `ros os switch-services`: what the container `ros-switch` runs. It is started again when it is killed, and then goes
+//! on where the containers say that it was.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use ros_api::boot::InitRequest;
+use ros_api::generation::Status;
+use ros_api::{Generation, Generations, paths};
+
+use super::journal::{Journal, Way, boot_id};
+use super::steps::{Act, Services, Step, steps};
+use super::swap::{self, Swap};
+use super::watch::{self, Watch};
+use crate::commands::power::request_of_init;
+use crate::os::history::{History, Receipt, Served};
+use crate::os::trial::Trial;
+use crate::os::user_checks;
+use crate::services::configuration::Configuration;
+use crate::services::container::Service;
+use crate::services::engine::Engine;
+use crate::services::roster::{Roster, Running, running_generation};
+
+/// One switch.
+struct Switch {
+    engine: Engine,
+    generations: Generations,
+    journal: Journal,
+    from: Running,
+    to: Running,
+    old: Services,
+    new: Services,
+    /// It was good before: that it is ready is enough.
+    known_good: bool,
+    checks: Vec<String>,
+}
+
+/// Switches to generation `to`; goes back when it is not healthy. What became of it is in generation and receipt.
+///
+/// # Errors
+/// When it could not be carried to its end, one way or the other: it is to be run again.
+pub async fn run(to: u32) -> Result<()> {
+    let mut switch = Switch::open(to).await?;
+    let sick = match switch.journal.way.clone() {
+        Way::Back { reason } => Some(reason),
+        Way::Forward => match switch.forward().await {
+            Ok(()) => None,
+            Err(reason) => Some(format!("{reason:#}")),
+        },
+    };
+    match sick {
+        None => say(&format!("{} is good", switch.to.release.version)),
+        Some(reason) => switch.back(&reason).await?,
+    }
+    switch.close().await
+}
+
+/// Says it: the container's log is what the caller follows.
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+impl Switch {
+    async fn open(to: u32) -> Result<Self> {
+        let engine = Engine::connect()?;
+        let generations = Generations::at(Path::new(paths::GENERATIONS));
+        let path = Path::new(paths::SWITCH);
+        let present = Journal::read(path)?.filter(|journal| journal.boot_id == boot_id());
+        let journal = match present {
+            Some(journal) => {
+                ensure!(journal.to == to, "a switch to generation {} is not over", journal.to);
+                journal
+            }
+            None => {
+                let from = running_generation().context("no generation runs")?;
+                let journal = Journal { from, to, boot_id: boot_id(), way: Way::Forward };
+                journal.write(path)?;
+                journal
+            }
+        };
+        let (from, to) =
+            (Running::of(&generations, journal.from)?, Running::of(&generations, journal.to)?);
+        let configuration = Configuration::load();
+        let changes = configuration.services();
+        let checks = user_checks::wanted(&configuration.settings);
+        let old = Roster::read(&engine, &from, &changes).await;
+        let new = Roster::read(&engine, &to, &changes).await;
+        if let Some((name, why)) =
+            new.missing.iter().find(|(name, _)| !old.missing.contains_key(*name))
+        {
+            Journal::remove(path)?;
+            anyhow::bail!("{name}: {why}");
+        }
+        let known_good = generations.get(journal.to)?.status == Status::Good;
+        let (old, new) = (old.services, new.services);
+        Ok(Self { engine, generations, journal, from, to, old, new, known_good, checks })
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        steps(&self.old, &self.new)
+    }
+
+    async fn forward(&self) -> Result<()> {
+        let steps = self.steps();
+        let untouched = |name: &String| steps.iter().all(|step| step.name != *name);
+        let others = self.old.iter().filter(|(name, _)| untouched(name));
+        let others = others.map(|(name, service)| (name.clone(), service.clone())).collect();
+        let others = watch::ready(&self.engine, others).await;
+        let checks = user_checks::that_hold(&self.engine, &self.checks).await;
+        if !self.known_good {
+            let generation = self.generations.get(self.journal.to)?;
+            self.generations.put(&Generation { status: Status::Trial, ..generation })?;
+        }
+        self.to.publish(&self.generations)?;
+        let swap = Swap { engine: &self.engine, generation: self.journal.to };
+        let mut replaced = Vec::new();
+        for step in &steps {
+            let gap_ms = self.forward_one(&swap, step).await?;
+            self.note(step, gap_ms);
+            replaced.extend(self.new.get(&step.name).cloned());
+        }
+        let mut watch = Watch::of(&self.engine, replaced, others, checks).await?;
+        if !self.known_good {
+            say(&format!("watching for {} s", watch.window().as_secs()));
+            watch.through(watch.window()).await.map_err(anyhow::Error::msg)?;
+        }
+        watch.last_look().await.map_err(anyhow::Error::msg)?;
+        let mut trial = Trial::open()?.context("there is no boot loader's environment")?;
+        trial.taken(self.journal.to)
+    }
+
+    async fn forward_one(&self, swap: &Swap<'_>, step: &Step) -> Result<u64> {
+        let Step { name, act } = step;
+        let side = if *act == Act::Stop { &self.old } else { &self.new };
+        let service: &Service = side.get(name).context("a step without a service")?;
+        let gap_ms = swap.forward(service, *act).await.with_context(|| name.clone())?;
+        say(&format!("{name}: {}, {gap_ms} ms without it", act.word()));
+        Ok(gap_ms)
+    }
+
+    /// Goes back to what ran. Written down first: killed in between, it never goes forward again.
+    async fn back(&mut self, reason: &str) -> Result<()> {
+        say(&format!("{} is sick, going back: {reason}", self.to.release.version));
+        self.journal.way = Way::Back { reason: reason.to_owned() };
+        said(self.journal.write(Path::new(paths::SWITCH)));
+        self.from.publish(&self.generations)?;
+        let swap = Swap { engine: &self.engine, generation: self.journal.from };
+        let mut lost = false;
+        for step in self.steps().iter().rev() {
+            let was = self.old.get(&step.name);
+            if let Err(error) = swap.back(&step.name, was).await {
+                lost |= was.is_some_and(|was| was.spec.ros.essential);
+                say(&format!("{} does not come back: {error:#}", step.name));
+            }
+        }
+        if let Some(mut trial) = Trial::open()? {
+            said(trial.given_up(self.journal.to, self.journal.from, reason));
+        }
+        if lost {
+            say("rebooting into what ran before");
+            request_of_init(Path::new(paths::INIT_CONTROL), InitRequest::Reboot)?;
+        }
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<()> {
+        let installed = self.generations.list()?;
+        let running = running_generation().unwrap_or(0);
+        said(History::of_machine().settle(&installed, running, &[]));
+        Journal::remove(Path::new(paths::SWITCH))?;
+        swap::collect(&self.engine).await
+    }
+
+    /// Adds a step to the receipt. That it cannot be kept changes nothing.
+    fn note(&self, step: &Step, gap_ms: u64) {
+        let history = History::of_machine();
+        let Some(mut receipt) = history.pending(self.journal.to) else { return };
+        add(&mut receipt, Served { name: step.name.clone(), how: step.act, gap_ms });
+        said(history.put(&receipt));
+    }
+}
+
+/// A service is in a receipt once, with the longest gap: a switch that was cut short finds it replaced already.
+fn add(receipt: &mut Receipt, served: Served) {
+    match receipt.services.iter_mut().find(|there| there.name == served.name) {
+        Some(there) => there.gap_ms = there.gap_ms.max(served.gap_ms),
+        None => receipt.services.push(served),
+    }
+}
+
+fn said(outcome: Result<()>) {
+    if let Err(error) = outcome {
+        say(&format!("{error:#}"));
+    }
+}

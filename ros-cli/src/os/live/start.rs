@@ -1,0 +1,143 @@
+//! Starts the container that switches, and follows it: `ros-switch`, of the release that is switched to. It needs
+//! nobody who follows: Ctrl-C, a lost line or a killed caller change nothing.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use bollard::models::{
+    ContainerCreateBody, HostConfig, RestartPolicy, RestartPolicyNameEnum as Policy,
+};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, LogsOptionsBuilder, WaitContainerOptions,
+};
+use futures_util::{StreamExt, TryStreamExt};
+use ros_api::generation::Status;
+use ros_api::{Generation, Generations, labels, paths};
+
+use super::journal::{Journal, boot_id};
+use super::probe::ended;
+use crate::services::engine::{Engine, label};
+use crate::services::roster::running_generation;
+
+/// The container's name.
+const NAME: &str = "ros-switch";
+/// How often it is started again when it does not come to its end.
+const RETRIES: i64 = 5;
+
+/// The switch of this boot that is not over; the generation that it goes to.
+///
+/// # Errors
+/// When its journal cannot be read.
+pub fn under_way() -> Result<Option<u32>> {
+    let journal = Journal::read(Path::new(paths::SWITCH))?;
+    Ok(journal.filter(|journal| journal.boot_id == boot_id()).map(|journal| journal.to))
+}
+
+/// Switches to `generation`, or goes on with a switch to it; returns when it is over.
+///
+/// # Errors
+/// When it is sick and what ran before runs again, or nothing can be said.
+pub async fn switch(engine: &Engine, generation: &Generation) -> Result<()> {
+    let there = engine.inspect(NAME).await?;
+    let same = there.as_ref().is_some_and(|there| {
+        ended(there).is_none() && label(there, labels::GENERATION) == Some(number(generation))
+    });
+    if !same {
+        engine.remove(NAME).await?;
+        create(engine, generation).await?;
+        engine.start(NAME).await?;
+    }
+    follow(engine).await?;
+    engine.remove(NAME).await?;
+    outcome(generation)
+}
+
+fn number(generation: &Generation) -> String {
+    generation.number.to_string()
+}
+
+async fn create(engine: &Engine, generation: &Generation) -> Result<()> {
+    let installed = Generations::at(Path::new(paths::GENERATIONS));
+    let mut images = vec![generation.image.with_digest(generation.digest).to_string()];
+    images.push(generation.image.to_string());
+    // The release that runs knows how to go back to one whose own image was removed.
+    if let Some(runs) = running_generation().and_then(|number| installed.get(number).ok()) {
+        images.push(runs.image.with_digest(runs.digest).to_string());
+        images.push(runs.image.to_string());
+    }
+    let (image, _) = engine.image(&images).await?;
+    let options = CreateContainerOptionsBuilder::default().name(NAME).build();
+    engine
+        .docker()
+        .create_container(Some(options), body(&image, generation))
+        .await
+        .context("make the container that switches")?;
+    Ok(())
+}
+
+fn body(image: &str, generation: &Generation) -> ContainerCreateBody {
+    let bind = |path: &str| format!("{path}:{path}");
+    let policy =
+        RestartPolicy { name: Some(Policy::ON_FAILURE), maximum_retry_count: Some(RETRIES) };
+    let host_config = HostConfig {
+        binds: Some([paths::BOOT, paths::ROS, "/run"].map(bind).to_vec()),
+        network_mode: Some("none".into()),
+        restart_policy: Some(policy),
+        ..Default::default()
+    };
+    let program = format!("{}/bin/ros", paths::RELEASE_DIR);
+    ContainerCreateBody {
+        image: Some(image.to_owned()),
+        entrypoint: Some(vec![program, "os".into(), "switch-services".into()]),
+        cmd: Some(vec!["--to".into(), number(generation)]),
+        labels: Some(HashMap::from([(labels::GENERATION.to_owned(), number(generation))])),
+        host_config: Some(host_config),
+        ..Default::default()
+    }
+}
+
+/// Passes on what the container says, until it ends.
+async fn follow(engine: &Engine) -> Result<()> {
+    let options = LogsOptionsBuilder::default().stdout(true).stderr(true).follow(true).build();
+    let mut lines = std::pin::pin!(engine.docker().logs(NAME, Some(options)));
+    while let Some(line) = lines.next().await {
+        let line = line.context("follow the switch: it goes on; see `ros os status`")?;
+        use std::io::Write;
+        let _ = std::io::stderr().write_all(&line.into_bytes());
+    }
+    let ended = engine.docker().wait_container(NAME, None::<WaitContainerOptions>);
+    // Its exit code says only whether it is to run again; what became of it is on disk.
+    let _ = ended.try_collect::<Vec<_>>().await;
+    Ok(())
+}
+
+fn outcome(generation: &Generation) -> Result<()> {
+    let installed = Generations::at(Path::new(paths::GENERATIONS));
+    let Generation { number, version, .. } = generation;
+    let runs = running_generation() == Some(*number);
+    match installed.get(*number)?.status {
+        Status::Good if runs && under_way()?.is_none() => Ok(()),
+        Status::Failed { reason } => {
+            bail!("{version} failed, what ran before runs again: {reason}")
+        }
+        _ => bail!("the switch to {version} was cut short: the same command goes on with it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::machine::tests::machine;
+
+    #[test]
+    fn it_is_started_again_and_may_reach_the_daemon_but_no_network() {
+        let machine = machine(&[("v1.0", Status::Good), ("v1.1", Status::Staged)]);
+        let body = body("h:1/os@sha256:1", &machine.installed[1]);
+        let host = body.host_config.unwrap();
+        assert_eq!(host.restart_policy.unwrap().name, Some(Policy::ON_FAILURE));
+        assert_eq!((host.network_mode.as_deref(), host.privileged), (Some("none"), None));
+        assert!(host.binds.unwrap().contains(&"/run:/run".to_owned()));
+        assert_eq!(body.cmd, Some(vec!["--to".into(), "2".into()]));
+    }
+}

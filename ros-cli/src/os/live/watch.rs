@@ -1,0 +1,197 @@
+//! The health window: what was replaced is watched closely, what was ready before must stay so.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::time::{Instant, sleep};
+
+use super::probe::{self, ended, started};
+use super::steps::Services;
+use crate::os::user_checks;
+use crate::services::container::Service;
+use crate::services::engine::Engine;
+use crate::services::readiness::{Readiness, judge};
+
+/// How often every service is looked at.
+const EVERY: Duration = Duration::from_secs(1);
+/// Failures in a row that make a service sick when its health check does not say.
+const RETRIES: u32 = 3;
+
+/// What is watched.
+pub struct Watch<'a> {
+    engine: &'a Engine,
+    /// Those that were replaced, and when their process started.
+    replaced: BTreeMap<String, (Service, String)>,
+    /// Those that were not, and were ready before.
+    others: Services,
+    /// The user's own checks.
+    checks: Vec<String>,
+    failures: Failures,
+}
+
+/// Failures in a row, by service.
+#[derive(Default)]
+struct Failures(BTreeMap<String, u32>);
+
+impl Failures {
+    /// Counts what a look at `name` said; the reason when it failed `limit` times in a row.
+    fn count(&mut self, name: &str, said: Result<(), String>, limit: u32) -> Option<String> {
+        let Err(reason) = said else {
+            self.0.remove(name);
+            return None;
+        };
+        let count = self.0.entry(name.to_owned()).or_default();
+        *count += 1;
+        (*count >= limit).then(|| format!("{name}: {reason}"))
+    }
+}
+
+impl<'a> Watch<'a> {
+    /// Begins to watch `replaced`, which are ready, and `others` and `checks`, which were well before.
+    ///
+    /// # Errors
+    /// When the daemon fails.
+    pub async fn of(
+        engine: &'a Engine,
+        replaced: Vec<Service>,
+        others: Services,
+        checks: Vec<String>,
+    ) -> Result<Watch<'a>> {
+        let mut watched = BTreeMap::new();
+        for service in replaced {
+            let container = engine.inspect(&service.name).await?.context("it was removed")?;
+            watched.insert(service.name.clone(), (service, started(&container)));
+        }
+        Ok(Self { engine, replaced: watched, others, checks, failures: Failures::default() })
+    }
+
+    /// The longest window of what was replaced.
+    #[must_use]
+    pub fn window(&self) -> Duration {
+        let longest = self.replaced.values().map(|(service, _)| service.window_ms()).max();
+        Duration::from_millis(longest.unwrap_or(0))
+    }
+
+    /// Watches until the window ends.
+    ///
+    /// # Errors
+    /// Which service is sick, and why.
+    pub async fn through(&mut self, window: Duration) -> Result<(), String> {
+        let end = Instant::now() + window;
+        self.failures = Failures::default();
+        while Instant::now() < end {
+            if let Some(sick) = self.look().await {
+                return Err(sick);
+            }
+            sleep(EVERY.min(end.saturating_duration_since(Instant::now()))).await;
+        }
+        Ok(())
+    }
+
+    /// Looks at everything once more, until each has answered well or is sick.
+    ///
+    /// # Errors
+    /// Which service or check is sick, and why.
+    pub async fn last_look(&mut self) -> Result<(), String> {
+        loop {
+            if let Some(sick) = self.look().await {
+                return Err(sick);
+            }
+            if self.failures.0.is_empty() {
+                return Ok(());
+            }
+            sleep(EVERY).await;
+        }
+    }
+
+    async fn look(&mut self) -> Option<String> {
+        for (name, (service, since)) in &self.replaced {
+            let (said, at_once) = replaced_is_well(self.engine, service, since).await;
+            let stated = service.spec.healthcheck.as_ref().and_then(|check| check.retries);
+            let limit = if at_once { 1 } else { stated.unwrap_or(RETRIES).max(1) };
+            if let Some(sick) = self.failures.count(name, said, limit) {
+                return Some(sick);
+            }
+        }
+        for (name, service) in &self.others {
+            let said = other_is_well(self.engine, service).await;
+            if let Some(sick) = self.failures.count(name, said, RETRIES) {
+                return Some(sick);
+            }
+        }
+        for check in &self.checks {
+            let said = user_checks::run(self.engine, check).await;
+            if let Some(sick) = self.failures.count(check, said, RETRIES) {
+                return Some(sick);
+            }
+        }
+        None
+    }
+}
+
+/// Whether a replaced service is well; and whether there is no doubt about it.
+async fn replaced_is_well(
+    engine: &Engine,
+    service: &Service,
+    since: &str,
+) -> (Result<(), String>, bool) {
+    let container = match engine.inspect(&service.name).await {
+        Ok(Some(container)) => container,
+        Ok(None) => return (Err("its container was removed".into()), true),
+        Err(error) => return (Err(format!("{error:#}")), false),
+    };
+    if let Some(reason) = ended(&container) {
+        return (Err(reason), true);
+    }
+    if started(&container) != since {
+        let code = container.state.and_then(|state| state.exit_code).unwrap_or(0);
+        return (Err(format!("ended with {code} and was started again")), true);
+    }
+    let probed = probe::once(engine, service, &service.name).await;
+    (probed.map_err(|error| format!("{error:#}")), false)
+}
+
+/// Whether a service that was not replaced is as ready as it was.
+async fn other_is_well(engine: &Engine, service: &Service) -> Result<(), String> {
+    let container = engine.inspect(&service.name).await.map_err(|error| format!("{error:#}"))?;
+    let state = container.and_then(|container| container.state).unwrap_or_default();
+    match judge(&state, service.spec.ros.oneshot) {
+        Readiness::Ready => Ok(()),
+        Readiness::NotYet(reason) | Readiness::Sick(reason) => {
+            Err(format!("{reason}; it was not replaced, and was ready before"))
+        }
+    }
+}
+
+/// Those of `services` that are ready now.
+pub async fn ready(engine: &Engine, services: Services) -> Services {
+    let mut ready = Services::new();
+    for (name, service) in services {
+        if other_is_well(engine, &service).await.is_ok() {
+            ready.insert(name, service);
+        }
+    }
+    ready
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_failures_in_a_row_count() {
+        let mut failures = Failures::default();
+        let mut count = |ok: bool, limit| {
+            failures.count("a", if ok { Ok(()) } else { Err("down".into()) }, limit)
+        };
+        assert_eq!(count(false, 3), None);
+        assert_eq!(count(false, 3), None);
+        assert_eq!(count(true, 3), None);
+        assert_eq!(count(false, 3), None);
+        assert_eq!(count(false, 3), None);
+        assert_eq!(count(false, 3).as_deref(), Some("a: down"));
+        assert_eq!(count(true, 1), None);
+        assert_eq!(count(false, 1).as_deref(), Some("a: down"));
+    }
+}
