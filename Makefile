@@ -11,6 +11,10 @@ SSH_PORT      ?= 2222
 REGISTRY_PORT ?= 5000
 DETACH        ?=
 CMD           ?=
+CUTS          ?= 500
+BOOTS         ?= 50
+SEED          ?= 1
+REPORT        ?=
 
 TRIPLE   := x86_64-unknown-linux-gnu
 TARGET   := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
@@ -21,7 +25,7 @@ PLANTED  := v1.3-hang v1.4-panic v1.5-sick v1.6-sickens v1.7-console v1.8-never
 REGISTRY := 127.0.0.1:$(REGISTRY_PORT)
 export PATH := $(HOME)/.cargo/bin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api figures clean
+.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api torture figures clean
 
 help:
 	@echo 'make run       build everything, boot ros in QEMU on this terminal (DETACH=1: in the background)'
@@ -29,6 +33,7 @@ help:
 	@echo 'make stop      power it off          make clean-vm   forget its disk'
 	@echo 'make test      formatting, lints, unit tests, VM tests'
 	@echo 'make test-api  the integration tests of bollard and docker-py against the daemon, on this machine'
+	@echo 'make torture   the power is cut CUTS=500 times (REPORT=docs/reliability.md: the tables go there)'
 	@echo 'make figures   sizes, boot times, memory, as SPECIFICATION.md has them'
 	@echo 'variables      MEMORY= DISK_SIZE= CLOUD_CONFIG= RELEASE= FIRMWARE=bios|uefi SSH_PORT= PROFILE='
 
@@ -81,6 +86,11 @@ test: setup
 # Two suites that others wrote for Docker: the score and what fails.
 test-api: setup
 	@PROFILE=$(PROFILE) scripts/test-api
+
+# Power cuts during first boot, upgrade and rollback: see docs/reliability.md. Last line: cuts, old, new, lost.
+torture: images-for-test
+	@$(BIN)/ros-vm --dir target/torture torture --cuts $(CUTS) --boots $(BOOTS) --seed $(SEED) \
+	  $(if $(REPORT),--report $(REPORT))
 
 clean: stop
 	rm -rf target

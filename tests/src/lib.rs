@@ -6,9 +6,11 @@
 //! - [`guest`]: commands inside it, over ssh
 //! - [`registry`]: Debian's docker-registry on the loopback
 //! - [`meddler`]: a proxy in front of it that flips a byte or cuts the line
+//! - [`powercut`]: disks as power cuts leave them
 
 pub mod artifacts;
 pub mod guest;
 pub mod machine;
 pub mod meddler;
+pub mod powercut;
 pub mod registry;

@@ -44,8 +44,10 @@ pub struct Spec {
     pub memory_mib: u32,
     /// Firmware.
     pub firmware: Firmware,
-    /// Disk images (qcow2), first is the boot disk.
+    /// Disk images (qcow2, or raw when the name ends so), first is the boot disk.
     pub disks: Vec<PathBuf>,
+    /// Where every write and flush of the boot disk is recorded, in the format of [`crate::powercut::log`].
+    pub recording: Option<PathBuf>,
     /// Raw read-only volumes, such as `cidata`.
     pub volumes: Vec<PathBuf>,
     /// Kernel and initrd given directly.
@@ -65,6 +67,7 @@ impl Spec {
             memory_mib: 512,
             firmware: Firmware::Bios,
             disks: Vec::new(),
+            recording: None,
             volumes: Vec::new(),
             direct: None,
             ssh_port: None,
@@ -104,10 +107,7 @@ impl Spec {
         qemu.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
         qemu.args(["-device", "virtio-rng-pci"]);
         qemu.arg("-qmp").arg(format!("unix:{},server,nowait", self.qmp_socket().display()));
-        for disk in &self.disks {
-            qemu.arg("-drive")
-                .arg(format!("if=virtio,format=qcow2,discard=unmap,file={}", disk.display()));
-        }
+        self.add_disks(&mut qemu);
         for volume in &self.volumes {
             qemu.arg("-drive")
                 .arg(format!("if=virtio,format=raw,readonly=on,file={}", volume.display()));
@@ -124,6 +124,28 @@ impl Spec {
             self.add_uefi(&mut qemu)?;
         }
         Ok(qemu)
+    }
+
+    fn add_disks(&self, qemu: &mut Command) {
+        let mut disks = self.disks.iter();
+        if let Some((log, disk)) = self.recording.as_ref().zip(self.disks.first()) {
+            disks.next();
+            let file = |path: &Path| format!("file.driver=file,file.filename={}", path.display());
+            let format = format_of(disk);
+            qemu.arg("-blockdev")
+                .arg(format!("driver={format},node-name=disk,discard=unmap,{}", file(disk)));
+            qemu.arg("-blockdev").arg(format!("driver=raw,node-name=log,{}", file(log)));
+            qemu.args(["-blockdev", "driver=blklogwrites,node-name=recorded,file=disk,log=log"]);
+            // With a cache that the guest must flush: its flushes are what the recording is for.
+            qemu.args(["-device", "virtio-blk-pci,drive=recorded,write-cache=on,bootindex=0"]);
+        }
+        for disk in disks {
+            qemu.arg("-drive").arg(format!(
+                "if=virtio,format={},discard=unmap,file={}",
+                format_of(disk),
+                disk.display()
+            ));
+        }
     }
 
     fn add_uefi(&self, qemu: &mut Command) -> Result<()> {
@@ -143,6 +165,10 @@ impl Spec {
         qemu.arg("-drive").arg(format!("if=pflash,format=raw,file={}", own.display()));
         Ok(())
     }
+}
+
+fn format_of(disk: &Path) -> &'static str {
+    if disk.extension().is_some_and(|ending| ending == "raw") { "raw" } else { "qcow2" }
 }
 
 /// A running machine; dropped, it is powered off hard.

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use ros_tests::artifacts;
 use ros_tests::guest::Guest;
 use ros_tests::machine::{self, Firmware, Spec};
+use ros_tests::powercut::torture::{self, Order};
 use ros_tests::registry::Registry;
 
 const USER_DATA: &str = "#cloud-config\nhostname: ros\n";
@@ -53,6 +54,8 @@ enum Verb {
         /// Versions.
         versions: Vec<String>,
     },
+    /// Cuts the power of a recorded machine at many places, and says what was lost.
+    Torture(Torture),
     /// Powers the machine off and ends its registry.
     Stop,
     /// Forgets the disk, the key and the logs.
@@ -93,6 +96,25 @@ struct Run {
     detach: bool,
 }
 
+#[derive(clap::Args)]
+struct Torture {
+    /// Cuts in all.
+    #[arg(long, default_value_t = 500)]
+    cuts: usize,
+    /// How many of them are booted.
+    #[arg(long, default_value_t = 50)]
+    boots: usize,
+    /// Chooses the cuts.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Only these scenarios, and those that make their disks.
+    #[arg(long)]
+    only: Vec<String>,
+    /// A document whose figures are replaced.
+    #[arg(long)]
+    report: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum FirmwareArg {
     Bios,
@@ -119,6 +141,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Verb::Push { builder, registry_port, versions } => {
             home.push(builder, *registry_port, versions)
         }
+        Verb::Torture(order) => torture(&home.dir, order),
         Verb::Stop => home.stop().map(|()| ExitCode::SUCCESS),
         Verb::Clean => {
             home.stop()?;
@@ -127,6 +150,23 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         }
         Verb::Forward { port } => home.forward(*port),
     }
+}
+
+/// The tables on standard output; the last line has the figures.
+fn torture(dir: &Path, asked: &Torture) -> Result<ExitCode> {
+    let order = Order {
+        dir: dir.join("powercut"),
+        cuts: asked.cuts,
+        boots: asked.boots,
+        seed: asked.seed,
+        only: asked.only.clone(),
+    };
+    let report = torture::run(&order)?;
+    if let Some(path) = &asked.report {
+        report.put_into(path)?;
+    }
+    println!("{}\n{}", report.table(), report.line());
+    Ok(if report.lost() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The machine's folder.

@@ -1,9 +1,10 @@
 //! The boot sets on the BOOT partition: kernel and initrd, each pair under its own digest, shared by generations.
 //!
 //! ```text
-//!  /boot/sets/<hex>/{vmlinuz,initrd}     whole: renamed here after both are on disk and have the right digests
-//!  /boot/sets/.<short>.new/              being made; whatever is in it counts for nothing
+//!  /boot/sets/<hex>/{vmlinuz,initrd}     counts when a generation has it; whole when both have the right digests
 //! ```
+//!
+//! Made where it is to be: a folder's rename is several writes on FAT, and half of them leave two names for one folder.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -65,20 +66,19 @@ impl BootSets {
         fs::create_dir_all(&self.root)
             .with_context(|| format!("create {}", self.root.display()))?;
         self.make_room(set, generations)?;
-        let building = self.root.join(format!(".{}.new", set.digest.short()));
-        for old in [&building, &self.dir(set)] {
-            remove(old)?;
-        }
-        fs::create_dir(&building).with_context(|| format!("create {}", building.display()))?;
+        let dir = self.dir(set);
+        remove(&dir)?;
+        fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
+        durable::sync_parent(&dir)?;
         for (name, expected) in [("vmlinuz", &set.kernel), ("initrd", &set.initrd)] {
-            let found = copy(&from.join(name), &building.join(name), 0o644)?;
+            let found = copy(&from.join(name), &dir.join(name), 0o644)?;
             ensure!(
                 found == *expected,
                 "{name} of the release is damaged: expected {expected}, found {found}"
             );
         }
-        durable::sync_parent(&building.join("vmlinuz"))?;
-        durable::rename(&building, &self.dir(set))?;
+        durable::sync_parent(&dir.join("vmlinuz"))?;
+        durable::sync_parent(&dir)?;
         Ok(())
     }
 

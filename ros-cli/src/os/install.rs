@@ -2,12 +2,12 @@
 //! it. A release knows how to install itself; what runs now only starts it.
 //!
 //! ```text
-//!  /ros/boot/{vmlinuz,initrd} ─► /boot/sets/.<hex>.new/ ─ digests right ─► /boot/sets/<hex>/
-//!  /ros/{bin,release.yml}     ─► generations/.N.new/ ───── on disk ──────► generations/N/   (staged)
-//!                                                                          /boot/grub/generations.cfg
+//!  /ros/boot/{vmlinuz,initrd} ─► /boot/sets/<hex>/ ─ on disk, digests right ─┐
+//!  /ros/{bin,release.yml}     ─► generations/.N.new/ ── on disk, renamed ────► generations/N/   (staged)
+//!                                                                              the other boot menu, then grubenv
 //! ```
 //!
-//! Each arrow to the right is a rename of what is wholly on disk. Cut anywhere, the next try begins anew.
+//! A boot set counts when a generation has it, a generation when it has its number. Cut anywhere, the next try begins anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,8 +61,7 @@ pub fn install(order: &Order) -> Result<Installed> {
         generations: Generations::at(Path::new(paths::GENERATIONS)),
     };
     let installed = places.install(order)?;
-    menu::write(&places.generations, Path::new(paths::GRUB_GENERATIONS))
-        .context("write the boot menu")?;
+    menu::update(&places.generations)?;
     Ok(installed)
 }
 

@@ -1,22 +1,35 @@
 //! The boot menu: one entry for each installed generation, newest first. Written whenever one is added or its
-//! status changes.
+//! status changes; it counts when the boot loader's block is written, in one go with what that says.
 
 use std::path::Path;
 
-use anyhow::Result;
-use ros_api::boot::{self, MenuEntry};
-use ros_api::{Generations, durable};
+use anyhow::{Context, Result};
+use ros_api::boot::{self, BootEnv, MenuEntry};
+use ros_api::{Generations, paths};
 
-/// Writes the menu of what is installed to `path`, normally [`ros_api::paths::GRUB_GENERATIONS`]. A generation whose lock file cannot be read has no entry.
+/// Puts the menu of what is installed beside the one at `path` (normally [`ros_api::paths::GRUB_GENERATIONS`]) that
+/// counts until `env` is written. A generation whose lock file cannot be read has no entry.
 ///
 /// # Errors
-/// When it cannot be written; the old menu is whole then.
-pub fn write(generations: &Generations, path: &Path) -> Result<()> {
+/// When it cannot be written; the old menu counts on then.
+pub fn put(generations: &Generations, path: &Path, env: &mut BootEnv) -> Result<()> {
     let text = text(generations)?;
-    if std::fs::read_to_string(path).is_ok_and(|old| old == text) {
-        return Ok(());
-    }
-    Ok(durable::write(path, text.as_bytes(), 0o644)?)
+    // Tried on another block: one that could not be written must not be said to count.
+    let mut with_menu = env.clone();
+    with_menu.put_menu(path, &text).context("write the boot menu")?;
+    *env = with_menu;
+    Ok(())
+}
+
+/// Writes the menu of what is installed on this machine, and lets it count.
+///
+/// # Errors
+/// When it cannot be written; the old menu counts on then.
+pub fn update(generations: &Generations) -> Result<()> {
+    let block = Path::new(paths::GRUB_ENV);
+    let mut env = BootEnv::read(block)?;
+    put(generations, Path::new(paths::GRUB_GENERATIONS), &mut env)?;
+    env.write(block).context("write the boot menu")
 }
 
 fn text(generations: &Generations) -> Result<String> {

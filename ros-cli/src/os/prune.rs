@@ -63,7 +63,7 @@ pub async fn prune(machine: &Machine, keep: usize, engine: &Engine) -> Result<Ve
         let aside = root.join(format!(".{}.gone", generation.number));
         durable::rename(&machine.generations.dir(generation.number), &aside)?;
     }
-    menu::write(&machine.generations, Path::new(paths::GRUB_GENERATIONS))?;
+    menu::update(&machine.generations)?;
     BootSets::of_machine().remove_unused(&machine.generations)?;
     let mut needed: BTreeSet<String> = BTreeSet::new();
     for generation in machine.generations.list()? {

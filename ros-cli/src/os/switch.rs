@@ -38,9 +38,9 @@ fn put_on_trial(
     if generation.status != Status::Good {
         generations.put(&Generation { status: Status::Trial, ..generation.clone() })?;
     }
-    menu::write(generations, Path::new(paths::GRUB_GENERATIONS))?;
     let path = Path::new(paths::GRUB_ENV);
     let mut env = BootEnv::read(path)?;
+    menu::put(generations, Path::new(paths::GRUB_GENERATIONS), &mut env)?;
     change(&mut env);
     env.write(path).context("put the generation on trial")
 }
@@ -57,7 +57,8 @@ pub fn call_off(generations: &Generations, tried: u32) -> Result<()> {
     let tried = generations.get(tried)?;
     if tried.status == Status::Trial {
         generations.put(&Generation { status: Status::Staged, ..tried })?;
-        menu::write(generations, Path::new(paths::GRUB_GENERATIONS))?;
+        menu::put(generations, Path::new(paths::GRUB_GENERATIONS), &mut env)?;
+        env.write(path).context("write the boot menu")?;
     }
     Ok(())
 }

@@ -92,7 +92,8 @@ impl Trial {
     /// When a file cannot be written; the next boot may be one more try.
     pub fn good(&mut self, running: u32) -> Result<()> {
         let generation = self.generations.get(running)?;
-        if generation.status != Status::Good {
+        let news = generation.status != Status::Good;
+        if news {
             self.put(&generation, Status::Good)?;
         }
         let is_default =
@@ -107,7 +108,7 @@ impl Trial {
             return Ok(());
         }
         self.point(running)?;
-        if is_default {
+        if is_default && !news {
             return Ok(());
         }
         self.env.set_default(running);
@@ -181,10 +182,10 @@ impl Trial {
         }
     }
 
-    fn put(&self, generation: &Generation, status: Status) -> Result<()> {
+    fn put(&mut self, generation: &Generation, status: Status) -> Result<()> {
         self.generations.put(&Generation { status, ..generation.clone() })?;
         // The menu is for people: a stale word in it must not keep a verdict from being kept.
-        if let Err(error) = menu::write(&self.generations, &self.menu_path) {
+        if let Err(error) = menu::put(&self.generations, &self.menu_path, &mut self.env) {
             eprintln!("boot menu: {error:#}");
         }
         Ok(())

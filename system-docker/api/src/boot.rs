@@ -12,11 +12,16 @@
 //!  orderly reboot      of a trial: ros_tries is put back to 3        (a user's own reboot is not counted)
 //!  1 boots again       with ros_trial=2 ros_tries=0 → generation 2 is failed(reason), ros_trial= ros_tries=
 //! ```
+//!
+//! The boot partition is FAT: it has no journal, and its rename is several writes. So nothing there that boots is ever
+//! replaced by rename. The block is overwritten where it is, as GRUB itself does; all variables are in its first sector,
+//! which a disk writes wholly or not at all. The menu is two files, and the block says which one counts.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +42,8 @@ pub struct BootEnv {
 
 /// Size of the block in bytes.
 const ENV_SIZE: usize = 1024;
+/// So much of it may hold variables: what a disk writes at once.
+const ENV_SECTOR: usize = 512;
 const ENV_HEAD: &str = "# GRUB Environment Block\n";
 
 impl BootEnv {
@@ -61,9 +68,9 @@ impl BootEnv {
         for (name, value) in &self.vars {
             block.push_str(&format!("{name}={value}\n"));
         }
-        if block.len() > ENV_SIZE {
+        if block.len() > ENV_SECTOR {
             return Err(io::Error::other(
-                "the boot loader's environment block is full (1024 bytes)",
+                "the boot loader's environment block is full (512 bytes)",
             ));
         }
         let mut bytes = block.into_bytes();
@@ -79,12 +86,43 @@ impl BootEnv {
         fs::read_to_string(path).map(|text| Self::parse(&text)).map_err(|e| named("read", path, &e))
     }
 
-    /// Replaces the block at `path`, by rename.
+    /// Overwrites the block at `path`: one sector changes. The file itself stays what it is on the disk; one that is
+    /// not there, or no block, is made.
     ///
     /// # Errors
-    /// When it cannot be written; the old block is whole then.
+    /// When it cannot be written.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        durable::write(path, &self.to_block()?, 0o644)
+        let block = self.to_block()?;
+        if !fs::metadata(path).is_ok_and(|there| there.len() == ENV_SIZE as u64) {
+            return durable::write(path, &block, 0o644);
+        }
+        let file = File::options().write(true).open(path).map_err(|e| named("open", path, &e))?;
+        file.write_all_at(&block, 0).map_err(|e| named("write", path, &e))?;
+        file.sync_all().map_err(|e| named("fsync", path, &e))
+    }
+
+    /// Writes `text` as the menu, beside the menu that counts now; it counts when this block is [written](Self::write).
+    /// `path` is the first of the two files, [`crate::paths::GRUB_GENERATIONS`].
+    ///
+    /// # Errors
+    /// When it cannot be written; the menu that counts is whole then.
+    pub fn put_menu(&mut self, path: &Path, text: &str) -> io::Result<()> {
+        let other = if self.menu_is_second() { "" } else { "2" };
+        if fs::read_to_string(self.menu(path)).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        self.vars.insert("ros_menu".into(), other.into());
+        durable::overwrite(&self.menu(path), text.as_bytes(), 0o644)
+    }
+
+    /// The menu's file that counts, given the first of the two.
+    #[must_use]
+    pub fn menu(&self, path: &Path) -> PathBuf {
+        if self.menu_is_second() { path.with_extension("2.cfg") } else { path.to_owned() }
+    }
+
+    fn menu_is_second(&self) -> bool {
+        self.vars.get("ros_menu").is_some_and(|menu| menu == "2")
     }
 
     /// Generation to boot when there is no trial.
@@ -317,8 +355,44 @@ mod tests {
 
     #[test]
     fn a_full_block_is_an_error() {
-        let env = BootEnv::parse(&format!("a={}\n", "x".repeat(1100)));
+        let env = BootEnv::parse(&format!("a={}\n", "x".repeat(500)));
         assert!(env.to_block().is_err());
+    }
+
+    /// A power cut may leave any sector old or new: every mixture must be one of the two blocks.
+    #[test]
+    fn the_block_changes_in_place_and_in_one_sector() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grubenv");
+        let mut env = BootEnv::default();
+        env.set_default(1);
+        env.write(&path).unwrap();
+        let (inode, old) = (fs::metadata(&path).unwrap().ino(), fs::read(&path).unwrap());
+        env.set_trial(1_000_000);
+        env.write(&path).unwrap();
+        let new = fs::read(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "another file took its place");
+        assert_eq!(BootEnv::read(&path).unwrap(), env);
+        assert!(old[..512] != new[..512] && old[512..] == new[512..]);
+    }
+
+    #[test]
+    fn the_menu_that_counts_is_never_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, block) = (dir.path().join("generations.cfg"), dir.path().join("grubenv"));
+        fs::write(&first, "one").unwrap();
+        let mut env = BootEnv::default();
+        env.write(&block).unwrap();
+        for text in ["two", "three", "three", "four"] {
+            let counts = BootEnv::read(&block).unwrap().menu(&first);
+            let before = fs::read_to_string(&counts).unwrap();
+            env.put_menu(&first, text).unwrap();
+            assert_eq!(fs::read_to_string(&counts).unwrap(), before, "before the block is written");
+            env.write(&block).unwrap();
+            let counts = BootEnv::read(&block).unwrap().menu(&first);
+            assert_eq!(fs::read_to_string(counts).unwrap(), text);
+        }
     }
 
     #[test]

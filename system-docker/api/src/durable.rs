@@ -31,6 +31,24 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     wrote
 }
 
+/// Writes `content` into the file at `path` itself: durable when it returns, torn when it is cut. For a file that does
+/// not count yet, on a file system whose rename is no single write (FAT).
+///
+/// # Errors
+/// The verb and the path are in the message.
+pub fn overwrite(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(path)
+        .map_err(|e| named("create", path, &e))?;
+    file.write_all(content).map_err(|e| named("write", path, &e))?;
+    file.sync_all().map_err(|e| named("fsync", path, &e))?;
+    sync_parent(path)
+}
+
 /// Points the symbolic link `link` at `target`, by rename.
 ///
 /// # Errors
@@ -91,6 +109,8 @@ mod tests {
         write(&file, b"one", 0o600).unwrap();
         write(&file, b"two", 0o600).unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"two");
+        overwrite(&file, b"3", 0o600).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"3");
         let link = dir.path().join("current");
         point(&link, Path::new("1")).unwrap();
         point(&link, Path::new("2")).unwrap();

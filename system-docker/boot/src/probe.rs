@@ -4,7 +4,7 @@
 //!  ext4  (Documentation/filesystems/ext4)     FAT32 (Microsoft FAT specification)
 //!  0x404 blocks, low     0x43a state          0x047 label, 11 bytes
 //!  0x418 log2(block/1k)  0x460 incompat       0x052 "FAT32   "
-//!  0x438 magic 53 ef     0x468 uuid
+//!  0x438 magic 53 ef     0x468 uuid                  0x041 1: mounted, not unmounted
 //!  0x478 label, 16 bytes 0x550 blocks, high
 //! ```
 
@@ -143,7 +143,10 @@ pub enum Kind {
         clean: bool,
     },
     /// FAT32.
-    Fat,
+    Fat {
+        /// Unmounted in order.
+        clean: bool,
+    },
 }
 
 /// Bits of the ext4 superblock's `s_state` and `s_feature_incompat`.
@@ -172,7 +175,7 @@ fn identify(head: &[u8; HEAD]) -> Option<Filesystem> {
     (&head[0x52..0x5a] == b"FAT32   " && u16_at(0x1fe) == 0xaa55).then(|| Filesystem {
         label: text(&head[0x47..0x52]),
         uuid: String::new(),
-        kind: Kind::Fat,
+        kind: Kind::Fat { clean: head[0x41] & 1 == 0 },
     })
 }
 
@@ -230,7 +233,10 @@ mod tests {
         head[0x47..0x52].copy_from_slice(b"ROS_BOOT   ");
         head[0x52..0x5a].copy_from_slice(b"FAT32   ");
         head[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
-        assert_eq!(identify(&head).unwrap().label, "ROS_BOOT");
+        let found = identify(&head).unwrap();
+        assert_eq!((found.label.as_str(), found.kind), ("ROS_BOOT", Kind::Fat { clean: true }));
+        head[0x41] = 1;
+        assert_eq!(identify(&head).unwrap().kind, Kind::Fat { clean: false });
         assert_eq!(identify(&[0; HEAD]), None);
     }
 

@@ -118,8 +118,8 @@ pub fn check(host: &HostConfig) -> Result<()> {
 }
 
 fn io_weight(host: &HostConfig) -> Result<u16> {
-    match u16::try_from(host.blkio_weight.unwrap_or(0)) {
-        Ok(weight @ (0 | 10..=1000)) => Ok(weight),
+    match host.blkio_weight.unwrap_or(0) {
+        weight @ (0 | 10..=1000) => Ok(weight),
         _ => Err(ApiError::bad("Range of blkio weight is from 10 to 1000")),
     }
 }

@@ -125,7 +125,7 @@ fn a_service_that_is_sick_is_put_back() -> Result<()> {
 #[test]
 fn it_goes_on_without_the_command_and_a_power_cut_leaves_the_old() -> Result<()> {
     let site = Site::new("live-killed")?;
-    let (mut machine, boot) = site.boot(site.spec("v1.0", "")?)?;
+    let (machine, boot) = site.boot(site.spec("v1.0", "")?)?;
     site.settled()?;
     let mut command = upgrade(&site)?;
     site.guest.ok("for i in $(seq 600); do [ -e /var/lib/ros/switch.json ] && exit 0; sleep 0.2; done; exit 1")?;

@@ -5,6 +5,7 @@ mod boot;
 mod docker;
 mod live;
 mod networks;
+mod powercut;
 mod replace;
 mod sick;
 mod site;

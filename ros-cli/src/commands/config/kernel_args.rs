@@ -36,7 +36,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         if !Path::new(paths::GRUB_GENERATIONS).exists() {
             bail!("there is no boot menu: whoever boots this machine names its kernel arguments");
         }
-        menu::write(&generations, Path::new(paths::GRUB_GENERATIONS))?;
+        menu::update(&generations)?;
     }
     print(&format!("{}\n", generation.append))?;
     Ok(ExitCode::SUCCESS)

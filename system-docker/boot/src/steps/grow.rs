@@ -4,18 +4,19 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use gpt::GptConfig;
 use gpt::disk::LogicalBlockSize;
 use gpt::mbr::{PartRecord, ProtectiveMBR};
 use gpt::partition::Partition;
+use gpt::{DiskDevice, GptConfig, GptDisk};
 use ros_api::durable::named;
 use ros_api::paths;
 
 use crate::probe::{Filesystem, Kind};
 use crate::steps::Machine;
+use crate::steps::staged::Staged;
 
 /// Less than this at the end is not worth a write.
 const WORTH: u64 = 16 << 20;
@@ -47,16 +48,14 @@ struct Bounds {
     before: u64,
 }
 
-/// Rewrites the table on `disk` so that partition `number` ends where the disk does. `None`: nothing to do,
-/// or not a table that can be rewritten safely.
+/// Rewrites the table on `disk` so that partition `number` ends where the disk does, or because its first copy is
+/// damaged. `None`: nothing to do, or not a table that can be rewritten safely.
 fn extend(disk: &Path, number: u32, sector: u64) -> io::Result<Option<Bounds>> {
     let size = sector_size(sector)?;
-    let mut device = OpenOptions::new().read(true).write(true).open(disk)?;
-    let sectors = io::Seek::seek(&mut device, io::SeekFrom::End(0))? / sector;
-    let config = GptConfig::new().writable(true).logical_block_size(size);
-    let Ok(mut table) = config.open_from_device(device) else {
+    let Some((table, damaged)) = open(disk, size)? else {
         return Ok(None);
     };
+    let sectors = table.device_ref().size() / sector;
     let used: BTreeMap<u32, Partition> = table
         .partitions()
         .iter()
@@ -73,20 +72,42 @@ fn extend(disk: &Path, number: u32, sector: u64) -> io::Result<Option<Bounds>> {
     let aligned = (usable + 1) / (MIB / sector) * (MIB / sector);
     let last = aligned.saturating_sub(1);
     let is_last = used.values().all(|it| it.last_lba <= wanted.last_lba);
-    if !is_last || last <= wanted.last_lba || (last - wanted.last_lba) * sector < WORTH {
+    let grows = is_last && last.saturating_sub(wanted.last_lba) * sector >= WORTH;
+    if !grows && !damaged {
         return Ok(None);
     }
+    let last = if grows { last } else { wanted.last_lba };
     let mut grown = used;
     grown.insert(number, Partition { last_lba: last, ..wanted.clone() });
+    let mut table = table;
     table.update_partitions(grown).map_err(io::Error::other)?;
-    let mut device = table.write().map_err(io::Error::other)?;
-    protective(&mut device, size, sectors)?;
-    device.sync_all()?;
+    let mut staged = table.write().map_err(io::Error::other)?;
+    protective(&mut staged, size, sectors)?;
+    staged.commit()?;
     Ok(Some(Bounds {
         start: wanted.first_lba * sector,
         length: (last + 1 - wanted.first_lba) * sector,
         before: (wanted.last_lba + 1 - wanted.first_lba) * sector,
     }))
+}
+
+/// The table, and whether its first copy is damaged: then it is the second one, which the kernel takes as well. `None`:
+/// there is no table.
+fn open(disk: &Path, size: LogicalBlockSize) -> io::Result<Option<(GptDisk<Staged>, bool)>> {
+    let staged = || Staged::new(OpenOptions::new().read(true).write(true).open(disk)?);
+    let read = |staged| {
+        GptConfig::new().writable(true).logical_block_size(size).open_from_device(staged).ok()
+    };
+    if let Some(table) = read(staged()?) {
+        let damaged = table.primary_header().is_err();
+        return Ok(Some((table, damaged)));
+    }
+    // Its header may be sound and not fit its entries: without it, the second copy is read.
+    let mut without = staged()?;
+    let sector = size.as_u64();
+    without.seek(SeekFrom::Start(sector))?;
+    without.write_all(&vec![0; size.as_usize()])?;
+    Ok(read(without).map(|table| (table, true)))
 }
 
 /// Partitions begin and end at multiples of this.
@@ -105,7 +126,11 @@ pub fn sector_size(sector: u64) -> io::Result<LogicalBlockSize> {
 }
 
 /// Lets the protective MBR cover the whole disk; the boot code in it stays.
-pub fn protective(device: &mut File, size: LogicalBlockSize, sectors: u64) -> io::Result<()> {
+pub fn protective(
+    device: &mut impl DiskDevice,
+    size: LogicalBlockSize,
+    sectors: u64,
+) -> io::Result<()> {
     let mut mbr = ProtectiveMBR::from_disk(device, size).unwrap_or_default();
     let length = u32::try_from(sectors - 1).unwrap_or(u32::MAX);
     mbr.set_partition(0, PartRecord::new_protective(Some(length)));
@@ -164,6 +189,22 @@ mod tests {
         disk.as_file().read_exact_at(&mut code, 0).unwrap();
         assert_eq!(&code, b"boot code");
         assert_eq!(extend(disk.path(), 3, 512).unwrap(), None, "nothing more to grow");
+    }
+
+    /// The kernel takes the second copy when the first does not fit itself: a cut within the last write.
+    #[test]
+    fn a_torn_first_copy_is_made_whole_from_the_second() {
+        for torn in [512u64, 1024] {
+            let disk = disk_of(64);
+            sgdisk(&["-n1:0:+8M", "-n2:0:0", "-c2:ROS_STATE"], disk.path());
+            disk.as_file().write_all_at(&[0x5a; 64], torn).unwrap();
+            let repaired = extend(disk.path(), 2, 512).unwrap();
+            assert!(repaired.is_some_and(|bounds| bounds.length == bounds.before), "{repaired:?}");
+            let verdict = sgdisk(&["-v"], disk.path());
+            assert!(verdict.contains("No problems found"), "{torn}: {verdict}");
+            assert!(sgdisk(&["-i2"], disk.path()).contains("'ROS_STATE'"));
+            assert_eq!(extend(disk.path(), 2, 512).unwrap(), None);
+        }
     }
 
     #[test]

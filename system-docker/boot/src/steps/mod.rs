@@ -9,6 +9,7 @@ mod grow;
 mod kernel;
 mod root;
 mod runtime;
+mod staged;
 mod state;
 
 use std::io;

@@ -198,19 +198,21 @@ pub fn mount(machine: &mut Machine) -> io::Result<String> {
     Ok(format!("{} at {}", node.display(), paths::STATE))
 }
 
-/// Mounts BOOT at `/boot`, the one on STATE's disk first.
+/// Mounts BOOT at `/boot`, the one on STATE's disk first. One that was cut off is repaired before: what was being written
+/// there may lay claim to clusters that the next file is given, and then the wrong one goes.
 pub fn mount_boot(machine: &mut Machine) -> io::Result<String> {
     let state_disk = machine.state.as_ref().and_then(Block::disk);
     let is_boot = |block: &Block| {
-        block
-            .filesystem()
-            .is_some_and(|it| it.kind == probe::Kind::Fat && it.label == paths::BOOT_LABEL)
+        block.filesystem().is_some_and(|it| {
+            matches!(it.kind, probe::Kind::Fat { .. }) && it.label == paths::BOOT_LABEL
+        })
     };
     let mut all: Vec<Block> = Block::all().into_iter().filter(is_boot).collect();
     all.sort_by_key(|block| block.disk() != state_disk);
-    let Some(boot) = all.first() else {
+    let Some(boot) = all.first().cloned() else {
         return Ok("none".into());
     };
+    let repaired = repair_boot(&boot, machine)?;
     // The kernel would call modprobe once for each.
     if let Some(loader) = &mut machine.loader {
         for name in ["vfat", "nls_cp437", "nls_ascii"] {
@@ -219,7 +221,23 @@ pub fn mount_boot(machine: &mut Machine) -> io::Result<String> {
     }
     let flags = MountFlags::NOATIME | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount_at(&boot.node(), paths::BOOT, "vfat", flags, "umask=0077,errors=remount-ro")?;
-    Ok(format!("{} at {}", boot.node().display(), paths::BOOT))
+    Ok(format!("{} at {}{repaired}", boot.node().display(), paths::BOOT))
+}
+
+/// fsck.fat(8): 1 is corrected as well as there is something left, which mounting must cope with as before.
+fn repair_boot(boot: &Block, machine: &mut Machine) -> io::Result<&'static str> {
+    if boot.filesystem().is_none_or(|it| it.kind == probe::Kind::Fat { clean: true }) {
+        return Ok("");
+    }
+    let mut fsck = child::command("/usr/sbin/fsck.fat");
+    let ended = child::run(fsck.arg("-a").arg(boot.node()), &mut machine.watchdog, None)?;
+    if ended.code() > 1 {
+        let (code, said) = (ended.code(), ended.last_line());
+        kmsg::warn(&format!("fsck.fat of {} ended with {code}: {said}", boot.node().display()));
+        return Ok(", not repaired");
+    }
+    kmsg::info(&ended.output);
+    Ok(if ended.code() == 0 { ", was not unmounted" } else { ", repaired" })
 }
 
 /// A tmpfs for everything: gone with the power.

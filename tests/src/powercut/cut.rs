@@ -1,0 +1,150 @@
+//! Where the power is cut, and what of the unflushed writes the disk keeps. Chosen by a seed: the same seed and log
+//! give the same cuts.
+
+use std::collections::BTreeSet;
+
+use fastrand::Rng;
+
+use super::log::Entry;
+
+/// What happens to the writes since the last flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kept {
+    /// The disk keeps them all.
+    All,
+    /// It keeps none.
+    None,
+    /// It keeps each or not, by this seed: a cache writes in any order.
+    Half(u64),
+    /// The same, and some of those that it keeps it keeps only up to a sector within.
+    Torn(u64),
+}
+
+/// One power cut: after so many requests of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cut {
+    /// The requests that were completed.
+    pub at: usize,
+    /// What of them is on the disk.
+    pub kept: Kept,
+}
+
+/// The first request after the last flush before `at`.
+#[must_use]
+pub fn unflushed(entries: &[Entry], at: usize) -> usize {
+    entries[..at].iter().rposition(|entry| entry.flush).map_or(0, |flush| flush + 1)
+}
+
+/// Chooses `count` different cuts, sorted by place; fewer when the log has no more. One half of the places is drawn
+/// among all requests; the other among the spans between flushes, where a few requests switch a pointer.
+#[must_use]
+pub fn choose(entries: &[Entry], count: usize, rng: &mut Rng) -> Vec<Cut> {
+    let flushes: Vec<usize> =
+        entries.iter().enumerate().filter(|(_, entry)| entry.flush).map(|(at, _)| at).collect();
+    let mut cuts = BTreeSet::new();
+    for turn in 0..count * 20 {
+        if cuts.len() == count {
+            break;
+        }
+        let at = place(entries, &flushes, turn, rng);
+        let pending = at - unflushed(entries, at);
+        let kept = match (pending, turn / 2 % 4) {
+            // Nothing is unflushed: all kinds of cuts here are one.
+            (0, _) | (_, 0) => Kept::All,
+            (_, 1) => Kept::None,
+            (_, 2) => Kept::Half(rng.u64(..)),
+            _ => Kept::Torn(rng.u64(..)),
+        };
+        cuts.insert(Cut { at, kept });
+    }
+    cuts.into_iter().collect()
+}
+
+fn place(entries: &[Entry], flushes: &[usize], turn: usize, rng: &mut Rng) -> usize {
+    if turn % 2 == 0 || flushes.is_empty() {
+        return rng.usize(0..=entries.len());
+    }
+    let flush = rng.usize(0..flushes.len());
+    let begin = if flush == 0 { 0 } else { flushes[flush - 1] + 1 };
+    rng.usize(begin..=flushes[flush])
+}
+
+impl Kept {
+    /// How many bytes of each pending write the disk keeps.
+    #[must_use]
+    pub fn of(self, pending: &[Entry], sector: u64) -> Vec<u64> {
+        let (mut rng, torn) = match self {
+            Self::All | Self::None => (Rng::with_seed(0), false),
+            Self::Half(seed) => (Rng::with_seed(seed), false),
+            Self::Torn(seed) => (Rng::with_seed(seed), true),
+        };
+        let mut length = |entry: &Entry| match self {
+            _ if entry.sure => entry.length,
+            Self::All => entry.length,
+            Self::None => 0,
+            _ if rng.bool() => 0,
+            _ if torn && rng.u8(0..4) == 0 => rng.u64(0..entry.length / sector) * sector,
+            _ => entry.length,
+        };
+        pending.iter().map(|entry| if entry.length == 0 { 0 } else { length(entry) }).collect()
+    }
+
+    /// The word in tables.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::None => "none",
+            Self::Half(_) => "half",
+            Self::Torn(_) => "torn",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::powercut::log::Kind;
+
+    fn entries() -> Vec<Entry> {
+        (0..40)
+            .map(|number| {
+                let flush = number % 10 == 9;
+                Entry {
+                    offset: number * 4096,
+                    length: if flush { 0 } else { 4096 },
+                    kind: if flush { Kind::Nothing } else { Kind::Write(number) },
+                    flush,
+                    sure: false,
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn one_seed_one_choice_and_every_kind_is_in_it() {
+        let choice = |seed| choose(&entries(), 60, &mut Rng::with_seed(seed));
+        assert_eq!(choice(1), choice(1));
+        assert_ne!(choice(1), choice(2));
+        assert_eq!(choice(1).len(), 60);
+        for word in ["all", "none", "half", "torn"] {
+            assert!(choice(1).iter().any(|cut| cut.kept.word() == word), "{word}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept() {
+        let all = entries();
+        assert_eq!((unflushed(&all, 0), unflushed(&all, 9), unflushed(&all, 15)), (0, 0, 10));
+        let pending = &all[10..19];
+        assert_eq!(Kept::All.of(pending, 512), [4096; 9]);
+        assert_eq!(Kept::None.of(pending, 512), [0; 9]);
+        let half = Kept::Half(3).of(pending, 512);
+        assert!(half.contains(&0) && half.contains(&4096), "{half:?}");
+        let torn = |seed| Kept::Torn(seed).of(pending, 512);
+        let within = |length: &u64| *length % 512 == 0 && (1..4096).contains(length);
+        assert!((0..9).any(|seed| torn(seed).iter().any(within)));
+        let sure = [Entry { sure: true, ..all[0] }];
+        assert_eq!(Kept::None.of(&sure, 512), [4096]);
+    }
+}

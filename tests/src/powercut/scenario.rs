@@ -1,0 +1,82 @@
+//! What a machine does while its disk is recorded. Data: another scenario is another entry in [`ALL`].
+//!
+//! Each begins with the disk that the one before it left; the first with an installed disk that was never booted.
+
+/// One recording.
+#[derive(Debug)]
+pub struct Scenario {
+    /// Its name, also of its folder.
+    pub name: &'static str,
+    /// What is done, from power on to power off.
+    pub steps: &'static [Step],
+    /// What tells the machine before from the machine after.
+    pub change: Change,
+    /// A command that must succeed on a machine that a cut left as it was before.
+    pub again: Option<&'static str>,
+}
+
+/// One thing that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Powers on and waits until every service is ready.
+    Up,
+    /// Waits until so many more records were written with fsync.
+    Witness(usize),
+    /// Runs a command that must succeed.
+    Run(&'static str),
+    /// Runs a command that reboots the machine, and waits until every service is ready again.
+    Reboots(&'static str),
+    /// Presses the power button and waits until the machine is off.
+    Down,
+}
+
+/// How old and new are told apart. A disk that is neither is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// By the version that boots next.
+    Version {
+        /// Before.
+        old: &'static str,
+        /// After.
+        new: &'static str,
+    },
+    /// The version stays, STATE grows to the disk.
+    Grows {
+        /// The version.
+        version: &'static str,
+    },
+}
+
+/// All scenarios, in the order in which they follow each other.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "first-boot",
+        steps: &[Step::Up, Step::Witness(3), Step::Down],
+        change: Change::Grows { version: "v1.0" },
+        again: None,
+    },
+    Scenario {
+        name: "upgrade",
+        steps: &[
+            Step::Up,
+            Step::Witness(2),
+            Step::Reboots("ros os upgrade -f -i os:v1.2"),
+            Step::Witness(2),
+            Step::Down,
+        ],
+        change: Change::Version { old: "v1.0", new: "v1.2" },
+        again: Some("ros os upgrade -f --stage -i os:v1.2"),
+    },
+    Scenario {
+        name: "rollback",
+        steps: &[
+            Step::Up,
+            Step::Witness(2),
+            Step::Reboots("ros os rollback -f"),
+            Step::Witness(2),
+            Step::Down,
+        ],
+        change: Change::Version { old: "v1.2", new: "v1.0" },
+        again: Some("ros os rollback -f --stage v1.0"),
+    },
+];
