@@ -58,6 +58,11 @@ mod tests {
         let file = dir.path().join("pid");
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         fs::write(&file, child.id().to_string()).unwrap();
+        // Its name is there a moment after the program was replaced.
+        let line = format!("/proc/{}/cmdline", child.id());
+        while fs::read(&line).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
         assert!(hang_up(&file, "sshd").is_err());
         hang_up(&file, "sleep").unwrap();
         assert!(!child.wait().unwrap().success(), "SIGHUP ended it");
