@@ -33,7 +33,7 @@ pub(crate) fn enable(objects: impl Iterator<Item = PathBuf>) -> bool {
     true
 }
 
-/// ext4 takes the Merkle tree for a change of the file: its time is put back, for an object is named by it.
+/// A file that came in had the time of this and not its own: it is put back, for an object is named by it.
 fn enable_one(file: &File) -> io::Result<()> {
     let meta = file.metadata()?;
     ros_sys::verity::enable(file)?;
