@@ -20,7 +20,7 @@ use crate::{Error, Result, Store};
 /// Switches it on for new objects; whether this file system has it.
 pub(crate) fn enable(objects: impl Iterator<Item = PathBuf>) -> bool {
     for path in objects {
-        let enabled = File::open(&path).and_then(|file| ros_sys::verity::enable(&file));
+        let enabled = File::open(&path).and_then(|file| enable_one(&file));
         match enabled {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -31,6 +31,14 @@ pub(crate) fn enable(objects: impl Iterator<Item = PathBuf>) -> bool {
         }
     }
     true
+}
+
+/// A file that came in had the time of this and not its own: it is put back, for an object is named by it.
+fn enable_one(file: &File) -> io::Result<()> {
+    let meta = file.metadata()?;
+    ros_sys::verity::enable(file)?;
+    let times = fs::FileTimes::new().set_accessed(meta.accessed()?).set_modified(meta.modified()?);
+    file.set_times(times)
 }
 
 /// Writes `verity` of the layer in `layer`, if any file has a digest.

@@ -35,20 +35,30 @@ pub fn unflushed(entries: &[Entry], at: usize) -> usize {
     entries[..at].iter().rposition(|entry| entry.flush).map_or(0, |flush| flush + 1)
 }
 
-/// Chooses `count` different cuts, sorted by place; fewer when the log has no more. One half of the places is drawn
-/// among all requests; the other among the spans between flushes, where a few requests switch a pointer.
+/// Chooses `count` different cuts, sorted by place; fewer when the log has no more. A third of the places is drawn among
+/// all requests; one among the spans between flushes, where a few requests switch a pointer; and one among those spans
+/// that write where no journal is, which `bare` says.
 #[must_use]
-pub fn choose(entries: &[Entry], count: usize, rng: &mut Rng) -> Vec<Cut> {
-    let flushes: Vec<usize> =
-        entries.iter().enumerate().filter(|(_, entry)| entry.flush).map(|(at, _)| at).collect();
+pub fn choose(
+    entries: &[Entry],
+    bare: impl Fn(&Entry) -> bool,
+    count: usize,
+    rng: &mut Rng,
+) -> Vec<Cut> {
+    let spans = spans(entries);
+    let is_bare = |(begin, end): &(usize, usize)| entries[*begin..*end].iter().any(&bare);
+    let bare: Vec<(usize, usize)> = spans.iter().copied().filter(is_bare).collect();
     let mut cuts = BTreeSet::new();
     for turn in 0..count * 20 {
         if cuts.len() == count {
             break;
         }
-        let at = place(entries, &flushes, turn, rng);
+        let all = [(0, entries.len())];
+        let drawn_from = [&all[..], &spans, &bare][turn % 3];
+        let Some(&(begin, end)) = rng.choice(drawn_from) else { continue };
+        let at = rng.usize(begin..=end);
         let pending = at - unflushed(entries, at);
-        let kept = match (pending, turn / 2 % 4) {
+        let kept = match (pending, turn / 3 % 4) {
             // Nothing is unflushed: all kinds of cuts here are one.
             (0, _) | (_, 0) => Kept::All,
             (_, 1) => Kept::None,
@@ -60,13 +70,15 @@ pub fn choose(entries: &[Entry], count: usize, rng: &mut Rng) -> Vec<Cut> {
     cuts.into_iter().collect()
 }
 
-fn place(entries: &[Entry], flushes: &[usize], turn: usize, rng: &mut Rng) -> usize {
-    if turn % 2 == 0 || flushes.is_empty() {
-        return rng.usize(0..=entries.len());
+/// From each flush to the next, as the first request and the flush that ends it.
+fn spans(entries: &[Entry]) -> Vec<(usize, usize)> {
+    let mut begin = 0;
+    let mut spans = Vec::new();
+    for (at, _) in entries.iter().enumerate().filter(|(_, entry)| entry.flush) {
+        spans.push((begin, at));
+        begin = at + 1;
     }
-    let flush = rng.usize(0..flushes.len());
-    let begin = if flush == 0 { 0 } else { flushes[flush - 1] + 1 };
-    rng.usize(begin..=flushes[flush])
+    spans
 }
 
 impl Kept {
@@ -123,13 +135,16 @@ mod tests {
 
     #[test]
     fn one_seed_one_choice_and_every_kind_is_in_it() {
-        let choice = |seed| choose(&entries(), 60, &mut Rng::with_seed(seed));
+        let bare = |entry: &Entry| entry.offset >= 30 * 4096 && entry.length > 0;
+        let choice = |seed| choose(&entries(), bare, 60, &mut Rng::with_seed(seed));
         assert_eq!(choice(1), choice(1));
         assert_ne!(choice(1), choice(2));
         assert_eq!(choice(1).len(), 60);
         for word in ["all", "none", "half", "torn"] {
             assert!(choice(1).iter().any(|cut| cut.kept.word() == word), "{word}");
         }
+        let late = choice(1).iter().filter(|cut| cut.at >= 30).count();
+        assert!(late > 25, "{late} of 60 are where it is bare, a quarter of the log");
     }
 
     #[test]

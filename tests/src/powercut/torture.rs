@@ -8,6 +8,7 @@ use fastrand::Rng;
 
 use super::check::{Seen, check};
 use super::cut::{Cut, Kept, choose};
+use super::log::Entry;
 use super::record::{BOOT, Bench, Recording};
 use super::replay::Replay;
 use super::report::{Outcome, Report, Row};
@@ -54,7 +55,11 @@ pub fn run(order: &Order) -> Result<Report> {
             (whole * (index + 1) / scenarios.len()) - whole * index / scenarios.len()
         };
         let mut rng = Rng::with_seed(order.seed.wrapping_add(index as u64));
-        let cuts = choose(&recording.log.entries, share(order.cuts), &mut rng);
+        let state = super::check::table::read(&base)?.state;
+        let beside = |entry: &Entry| {
+            entry.length > 0 && !(state.start..state.start + state.size).contains(&entry.offset)
+        };
+        let cuts = choose(&recording.log.entries, beside, share(order.cuts), &mut rng);
         let mut torture = Torture {
             bench: &bench,
             scenario,
