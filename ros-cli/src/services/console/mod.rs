@@ -3,10 +3,14 @@
 pub mod accounts;
 pub mod banner;
 pub mod files;
+pub mod filesystems;
+pub mod finish;
 pub mod getty;
 pub mod listening;
 pub mod reload;
 pub mod run;
 pub mod sshd;
 pub mod supervise;
+pub mod trust;
+pub mod users;
 pub mod wants;
