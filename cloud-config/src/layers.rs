@@ -350,4 +350,39 @@ mod tests {
             (vec!["9.9.9.9".to_owned()], vec!["a.example".to_owned()])
         );
     }
+
+    proptest::proptest! {
+        /// Whatever stands where: the rest counts, and what is typed in the end is never unusable.
+        #[test]
+        fn no_document_makes_the_whole_unusable(
+            key in proptest::sample::select(top_level()),
+            value in "(true|-1|text|\\[\\]|\\{\\}|\\[a, \\{b: c\\}\\]|\\{a: \\[1\\], name: x\\}|~|\\[\\[a\\]\\]|'')",
+            below in proptest::bool::ANY,
+        ) {
+            let text = if below {
+                format!("ssh_authorized_keys: [kept]\nros:\n  {key}: {value}\n")
+            } else {
+                format!("{key}: {value}\nros: {{modules: [kept]}}\n")
+            };
+            let mut found = Vec::new();
+            if let Some(node) = checked(&text, Layer::User, "f", &mut found) {
+                let settings = typed(&node, &mut found);
+                let kept = if below { &settings.ssh_authorized_keys } else { &settings.ros.modules };
+                proptest::prop_assert!(kept.iter().any(|word| word == "kept") || text.contains("ros: {}") || key == "ros" || key == "ssh_authorized_keys", "{}: {:?}", text, found);
+                proptest::prop_assert!(!found.iter().any(|wrong| wrong.message.starts_with("cannot be used")), "{:?}", found);
+            }
+        }
+    }
+
+    /// Names of keys at the top and below `ros`.
+    fn top_level() -> Vec<String> {
+        let mut names = Vec::new();
+        crate::schema::walk(&mut |path, _| {
+            let path = path.strip_prefix("ros.").unwrap_or(path);
+            if !path.contains(['.', '[']) && path != "ros" {
+                names.push(path.to_owned());
+            }
+        });
+        names
+    }
 }

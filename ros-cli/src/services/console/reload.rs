@@ -58,6 +58,10 @@ mod tests {
         let file = dir.path().join("pid");
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         fs::write(&file, child.id().to_string()).unwrap();
+        // A process has its command line a moment after it is there.
+        while fs::read(format!("/proc/{}/cmdline", child.id())).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
         assert!(hang_up(&file, "sshd").is_err());
         hang_up(&file, "sleep").unwrap();
         assert!(!child.wait().unwrap().success(), "SIGHUP ended it");
