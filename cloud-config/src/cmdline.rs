@@ -118,4 +118,13 @@ mod tests {
         assert_eq!(parsed.config.to_json(), expected);
         assert_eq!(parsed.url.as_deref(), Some("http://h/"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_command_line_panics(text in "([ -~]|ros\\.|cc\\.|rancher\\.|=|\\[|\\]|\"){0,80}") {
+            let parsed = parse(&text);
+            let mut found = Vec::new();
+            let _ = crate::check::check(parsed.config, crate::schema::DOCUMENT, "", &mut found);
+        }
+    }
 }

@@ -56,6 +56,11 @@ pub fn set(file: &Path, path: &str, value: &str) -> Result<(), EditError> {
             return Err(EditError::Refused(refused(&format!("does nothing in ros: {why}"))));
         }
         Some(schema::Effect::Refused(why)) => return Err(EditError::Refused(refused(why))),
+        Some(schema::Effect::Cmdline) => {
+            let hint = format!("`ros config kernel-args {path}={value}`");
+            let refused = refused("counts on the kernel command line only");
+            return Err(EditError::Refused(refused.hint(&hint)));
+        }
         _ => {}
     }
     let mut found = Vec::new();
@@ -258,6 +263,7 @@ mod tests {
             ("ros.ssh.prot", "x", "did you mean \"ros.ssh.port\"?"),
             ("ros.ssh.daemon", "perhaps", "true or false"),
             ("packages", "[vim]", "does nothing in ros"),
+            ("ros.debug", "true", "ros config kernel-args ros.debug=true"),
             ("ros.ssh", "{prot: 1}", "no such key"),
             ("hostname", "", "there is no value"),
         ];

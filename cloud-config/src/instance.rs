@@ -1,7 +1,12 @@
 //! Instance data: what a datasource gave at first boot, kept under `/var/lib/ros/instance`.
 //!
 //! ```text
-//! instance-id   user-data   meta-data   network-config   datasource      as they came, user-data unpacked
+//! instance-id   user-data   meta-data   network-config   datasource      as they came
+//! machine       the machine's own id when they came: another one asks again
+//! parts/        documents of vendor and user data, later ones above earlier ones
+//! scripts/      scripts of vendor and user data, in order
+//! includes      URLs of parts that are still to be fetched, one a line
+//! problems      what was not understood when it was taken apart, one a line
 //! ```
 //!
 //! Formats: cloud-init's NoCloud (`user-data`, `meta-data`, `network-config`) and OpenStack's config-drive
@@ -9,15 +14,16 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ros_api::durable;
 use serde_json::{Value as Json, json};
 
 use crate::diagnostic::Diagnostic;
-use crate::document;
-use crate::settings::gunzip;
+use crate::schema::network::NETWORK;
 use crate::tree::{Layer, Node, Origin, Value, merge};
+use crate::userdata::Unpacked;
+use crate::{check, document, netplan, userdata};
 
 /// What a datasource gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,8 +36,10 @@ pub struct InstanceData {
     pub user_data: Vec<u8>,
     /// Metadata: `local-hostname`, `public-keys`; JSON or YAML.
     pub meta_data: String,
-    /// Network configuration, version 1 or 2; empty when there is none.
+    /// Network configuration: version 1 or 2, or OpenStack's; empty when there is none.
     pub network_config: String,
+    /// The vendor's part, below the user's.
+    pub vendor_data: Vec<u8>,
 }
 
 impl InstanceData {
@@ -43,6 +51,7 @@ impl InstanceData {
         let network_config = fs::read_to_string(dir.join("network-config")).unwrap_or_default();
         Some(Self {
             datasource: "nocloud".into(),
+            vendor_data: fs::read(dir.join("vendor-data")).unwrap_or_default(),
             ..Self::new(user_data, meta_data, network_config)
         })
     }
@@ -51,19 +60,44 @@ impl InstanceData {
     #[must_use]
     pub fn from_config_drive(dir: &Path) -> Option<Self> {
         let latest = dir.join("openstack/latest");
-        let meta: Json =
-            serde_json::from_slice(&fs::read(latest.join("meta_data.json")).ok()?).ok()?;
+        let meta = fs::read(latest.join("meta_data.json")).ok()?;
+        let user_data = fs::read(latest.join("user_data")).unwrap_or_default();
+        let network = fs::read_to_string(latest.join("network_data.json")).unwrap_or_default();
+        Self::from_openstack(&meta, user_data, network, "configdrive")
+    }
+
+    /// From OpenStack's `meta_data.json` and its neighbours; `None` when it is not JSON.
+    #[must_use]
+    pub fn from_openstack(
+        meta: &[u8],
+        user_data: Vec<u8>,
+        network: String,
+        datasource: &str,
+    ) -> Option<Self> {
+        let meta: Json = serde_json::from_slice(meta).ok()?;
         let keys: Vec<&Json> =
             meta["public_keys"].as_object().into_iter().flat_map(|keys| keys.values()).collect();
         let name = meta["hostname"].as_str().or(meta["name"].as_str()).unwrap_or_default();
-        let own =
-            json!({ "instance-id": meta["uuid"], "local-hostname": name, "public-keys": keys });
-        let user_data = fs::read(latest.join("user_data")).unwrap_or_default();
-        let network = fs::read_to_string(latest.join("network_data.json")).unwrap_or_default();
-        Some(Self {
-            datasource: "configdrive".into(),
-            ..Self::new(user_data, own.to_string(), network)
-        })
+        let own = json!({
+            "instance-id": meta["uuid"], "local-hostname": name, "public-keys": keys,
+            "availability-zone": meta["availability_zone"],
+        });
+        Some(Self::from_meta(datasource, &own, user_data).with_network(network))
+    }
+
+    /// From metadata in NoCloud's words and user data.
+    #[must_use]
+    pub fn from_meta(datasource: &str, meta: &Json, user_data: Vec<u8>) -> Self {
+        Self {
+            datasource: datasource.to_owned(),
+            ..Self::new(user_data, meta.to_string(), String::new())
+        }
+    }
+
+    /// The same with a network document.
+    #[must_use]
+    pub fn with_network(self, network_config: String) -> Self {
+        Self { network_config, ..self }
     }
 
     /// From user data alone (a URL's body, a file): its own digest is the instance id.
@@ -78,10 +112,28 @@ impl InstanceData {
     fn new(user_data: Vec<u8>, meta_data: String, network_config: String) -> Self {
         let named = metadata(&meta_data)["instance-id"].as_str().map(str::to_owned);
         let instance_id = named.unwrap_or_else(|| ros_api::Digest::of(&user_data).short());
-        Self { instance_id, datasource: String::new(), user_data, meta_data, network_config }
+        Self { instance_id, user_data, meta_data, network_config, ..Self::default() }
     }
 
-    /// Keeps it in `dir`. User data is unpacked; `instance-id` is written last, so that a torn write is fetched
+    /// What templates are filled in with: cloud-init's `v1`, its names at the top, and `ds.meta_data`.
+    #[must_use]
+    pub fn context(&self) -> Json {
+        let meta = metadata(&self.meta_data);
+        let v1 = json!({
+            "instance_id": self.instance_id, "cloud_name": self.datasource, "platform": self.datasource,
+            "local_hostname": meta["local-hostname"].as_str().or(meta["hostname"].as_str()),
+            "region": meta["region"], "availability_zone": meta["availability-zone"],
+            "public_ssh_keys": keys(&meta["public-keys"]),
+        });
+        let mut all = json!({ "ds": { "meta_data": underscored(&meta) } });
+        if let (Json::Object(all), Json::Object(v1)) = (&mut all, &v1) {
+            all.extend(v1.clone());
+        }
+        all["v1"] = v1;
+        all
+    }
+
+    /// Keeps it in `dir`, user data taken apart. `instance-id` is written last, so that a torn write is fetched
     /// again. Answers whether it is another instance than before.
     ///
     /// # Errors
@@ -90,24 +142,115 @@ impl InstanceData {
         fs::create_dir_all(dir)?;
         let stamp = dir.join("instance-id");
         let changed = fs::read_to_string(&stamp).is_ok_and(|old| old != self.instance_id);
-        let user_data = if self.user_data.starts_with(&[0x1f, 0x8b]) {
-            gunzip(&self.user_data)?
-        } else {
-            self.user_data.clone()
-        };
-        durable::write(&dir.join("user-data"), &user_data, 0o600)?;
+        for folder in ["parts", "scripts"] {
+            remove(&dir.join(folder))?;
+            fs::create_dir(dir.join(folder))?;
+        }
+        let mut problems = Vec::new();
+        let mut includes = Vec::new();
+        let context = self.context();
+        for (order, name, bytes) in
+            [(0, "vendor-data", &self.vendor_data), (1, "user-data", &self.user_data)]
+        {
+            let unpacked = userdata::unpack(bytes, name, &context);
+            includes.extend(unpacked.includes.clone());
+            problems.extend(keep_parts(dir, order, unpacked)?);
+        }
+        durable::write(&dir.join("includes"), includes.join("\n").as_bytes(), 0o600)?;
+        durable::write(&dir.join("problems"), problems.join("\n").as_bytes(), 0o600)?;
+        durable::write(&dir.join("user-data"), &self.user_data, 0o600)?;
         durable::write(&dir.join("meta-data"), self.meta_data.as_bytes(), 0o600)?;
         durable::write(&dir.join("network-config"), self.network_config.as_bytes(), 0o600)?;
         durable::write(&dir.join("datasource"), self.datasource.as_bytes(), 0o600)?;
         if changed {
-            match fs::remove_dir_all(dir.join("sem")) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
+            remove(&dir.join("sem"))?;
         }
         durable::write(&stamp, self.instance_id.as_bytes(), 0o600)?;
         Ok(changed)
     }
+}
+
+/// `-` in names is `_` in templates.
+fn underscored(value: &Json) -> Json {
+    match value {
+        Json::Object(map) => Json::Object(
+            map.iter().map(|(key, value)| (key.replace('-', "_"), underscored(value))).collect(),
+        ),
+        other => other.clone(),
+    }
+}
+
+fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Writes parts; what was not understood is answered.
+fn keep_parts(dir: &Path, order: usize, unpacked: Unpacked) -> io::Result<Vec<String>> {
+    for (folder, parts, mode) in
+        [("parts", &unpacked.documents, 0o600), ("scripts", &unpacked.scripts, 0o700)]
+    {
+        for (index, part) in parts.iter().enumerate() {
+            let sound = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+            let name: String = part.name.chars().map(sound).take(64).collect();
+            let path = dir.join(folder).join(format!("{order:02}-{index:03}-{name}"));
+            durable::write(&path, &part.content, mode)?;
+        }
+    }
+    Ok(unpacked.diagnostics.iter().map(Diagnostic::line).collect())
+}
+
+/// URLs of parts that are still to be fetched.
+#[must_use]
+pub fn includes(dir: &Path) -> Vec<String> {
+    let text = fs::read_to_string(dir.join("includes")).unwrap_or_default();
+    text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+/// Keeps what was fetched for [`includes`]; parts that include more are to be fetched then.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn keep_included(dir: &Path, round: usize, fetched: &[(String, Vec<u8>)]) -> io::Result<()> {
+    let data = InstanceData {
+        instance_id: instance_id(dir).unwrap_or_default(),
+        datasource: fs::read_to_string(dir.join("datasource")).unwrap_or_default(),
+        meta_data: fs::read_to_string(dir.join("meta-data")).unwrap_or_default(),
+        ..InstanceData::default()
+    };
+    let context = data.context();
+    let mut problems = fs::read_to_string(dir.join("problems")).unwrap_or_default();
+    let mut includes = Vec::new();
+    for (index, (url, bytes)) in fetched.iter().enumerate() {
+        let unpacked = userdata::unpack(bytes, url, &context);
+        includes.extend(unpacked.includes.clone());
+        for problem in keep_parts(dir, 10 * (round + 1) + index.min(9), unpacked)? {
+            problems = format!("{problems}\n{problem}");
+        }
+    }
+    durable::write(&dir.join("problems"), problems.trim().as_bytes(), 0o600)?;
+    durable::write(&dir.join("includes"), includes.join("\n").as_bytes(), 0o600)
+}
+
+/// Commands that run the scripts of user data, in order.
+#[must_use]
+pub fn scripts(dir: &Path) -> Vec<Vec<String>> {
+    let run = |path: &Path| {
+        let line =
+            "cp \"$0\" /run/user-script && chmod 700 /run/user-script && exec /run/user-script";
+        vec!["/bin/sh".to_owned(), "-c".into(), line.into(), path.display().to_string()]
+    };
+    files_in(&dir.join("scripts")).iter().map(|path| run(path)).collect()
+}
+
+/// Files in name order; none when there is no folder.
+fn files_in(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    files
 }
 
 /// The instance's id, if its data was kept.
@@ -116,34 +259,26 @@ pub fn instance_id(dir: &Path) -> Option<String> {
     fs::read_to_string(dir.join("instance-id")).ok()
 }
 
-/// The user data as a cloud-config text: a document as it is, a script as a `runcmd` of its own.
-pub(crate) fn user_data(dir: &Path, found: &mut Vec<Diagnostic>) -> Option<String> {
-    let path = dir.join("user-data");
-    let bytes = fs::read(&path).ok()?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let first = text.lines().next().unwrap_or_default().trim_end();
-    if first == "#cloud-config" || text.trim().is_empty() {
-        return Some(text);
+/// The documents of instance data with the names of their files, lowest first.
+pub(crate) fn documents(dir: &Path, found: &mut Vec<Diagnostic>) -> Vec<(String, String)> {
+    let problems = fs::read_to_string(dir.join("problems")).unwrap_or_default();
+    for problem in problems.lines().filter(|line| !line.is_empty()) {
+        let file = dir.join("user-data").display().to_string();
+        let origin = Origin { layer: Layer::Instance, file, line: 0, column: 0 };
+        found.push(Diagnostic::error(origin, problem.to_owned()));
     }
-    if first.starts_with("#!") {
-        let script = json!({ "runcmd": [["/bin/sh", "-c", script_runner(&path)]] });
-        return Some(script.to_string());
-    }
-    let origin =
-        Origin { layer: Layer::Instance, file: path.display().to_string(), line: 1, column: 1 };
-    let message =
-        format!("user data begins with {first:?}: expected #cloud-config or a script (#!)");
-    found.push(Diagnostic::error(origin, message).hint("put #cloud-config on the first line"));
-    None
-}
-
-fn script_runner(path: &Path) -> String {
-    let path = path.display();
-    format!("cp {path} /run/user-script && chmod 700 /run/user-script && exec /run/user-script")
+    // A folder without parts was filled by somebody else: a plain document counts.
+    let parts = dir.join("parts");
+    let files = if parts.is_dir() { files_in(&parts) } else { vec![dir.join("user-data")] };
+    let text = |path: PathBuf| {
+        let bytes = fs::read(&path).ok()?;
+        Some((path.display().to_string(), String::from_utf8_lossy(&bytes).into_owned()))
+    };
+    files.into_iter().filter_map(text).collect()
 }
 
 /// Host name (if nobody set one), ssh keys (added) and network (if nobody set one) from the metadata.
-pub(crate) fn add_metadata(dir: &Path, tree: &mut Node) {
+pub(crate) fn add_metadata(dir: &Path, tree: &mut Node, found: &mut Vec<Diagnostic>) {
     let file = dir.join("meta-data");
     let origin =
         Origin { layer: Layer::Instance, file: file.display().to_string(), line: 0, column: 0 };
@@ -162,13 +297,29 @@ pub(crate) fn add_metadata(dir: &Path, tree: &mut Node) {
         above.put("ssh_authorized_keys", Node { value: Value::List(keys), origin: origin.clone() });
         *tree = merge(std::mem::replace(tree, Node::map(&origin)), above);
     }
-    if tree.at("ros.network.interfaces").is_none() {
-        if let Some(network) = network(&dir.join("network-config")) {
-            let mut above = Node::map(&origin);
-            above.put("ros.network", network);
-            *tree = merge(std::mem::replace(tree, Node::map(&origin)), above);
+    let text = fs::read_to_string(dir.join("network-config")).unwrap_or_default();
+    if tree.at("ros.network.interfaces").is_none() && !text.trim().is_empty() {
+        let file = dir.join("network-config").display().to_string();
+        match document::parse(&text, Layer::Instance, &file) {
+            Ok(node) => put_network(tree, &node, found),
+            Err(wrong) => found.push(wrong),
         }
     }
+}
+
+/// A network document of others, below `ros.network`.
+pub(crate) fn put_network(tree: &mut Node, document: &Node, found: &mut Vec<Diagnostic>) {
+    let origin = &document.origin;
+    let (own, wrong) = netplan::convert(&document.to_json());
+    for message in wrong {
+        found.push(Diagnostic::warning(origin.clone(), message));
+    }
+    let Ok(parsed) = document::parse(&own.to_string(), origin.layer, &origin.file) else { return };
+    let Some(kept) = check::check(parsed, NETWORK, "network", found) else { return };
+    let below = std::mem::replace(tree, Node::map(origin));
+    let mut lower = Node::map(origin);
+    lower.put("ros.network", kept);
+    *tree = merge(lower, below);
 }
 
 /// Metadata is YAML, which JSON is too.
@@ -189,132 +340,9 @@ fn keys(value: &Json) -> Vec<String> {
     }
 }
 
-/// `network-config` of version 1 or 2 (plain interfaces), as `ros.network`.
-fn network(path: &Path) -> Option<Node> {
-    let text = fs::read_to_string(path).ok().filter(|text| !text.trim().is_empty())?;
-    let parsed =
-        document::parse(&text, Layer::Instance, &path.display().to_string()).ok()?.to_json();
-    let parsed = parsed.get("network").cloned().unwrap_or(parsed);
-    let own = match parsed["version"].as_i64() {
-        Some(1) => version_1(&parsed),
-        Some(2) => version_2(&parsed),
-        _ => return None,
-    };
-    document::parse(&own.to_string(), Layer::Instance, &path.display().to_string()).ok()
-}
-
-fn version_1(config: &Json) -> Json {
-    let mut interfaces = serde_json::Map::new();
-    let mut dns = json!({ "nameservers": [], "search": [] });
-    for item in config["config"].as_array().into_iter().flatten() {
-        if item["type"] == "nameserver" {
-            dns["nameservers"] = listed(&item["address"]);
-            dns["search"] = listed(&item["search"]);
-        }
-        let (Some("physical"), Some(name)) = (item["type"].as_str(), item["name"].as_str()) else {
-            continue;
-        };
-        let subnets: Vec<&Json> = item["subnets"].as_array().into_iter().flatten().collect();
-        let kind = |subnet: &&Json, word: &str| {
-            subnet["type"].as_str().is_some_and(|t| t.starts_with(word))
-        };
-        let fixed: Vec<&&Json> = subnets.iter().filter(|subnet| kind(subnet, "static")).collect();
-        let addresses: Vec<Json> = fixed.iter().map(|subnet| address(subnet)).collect();
-        let gateway = fixed.iter().find_map(|subnet| subnet["gateway"].as_str());
-        let dhcp = subnets.iter().any(|subnet| kind(subnet, "dhcp"));
-        let mut entry = json!({ "addresses": addresses, "dhcp": dhcp });
-        put_gateway(&mut entry, gateway);
-        put_match(&mut entry, &item["mac_address"]);
-        interfaces.insert(name.to_owned(), entry);
-    }
-    json!({ "interfaces": interfaces, "dns": dns })
-}
-
-/// `address` with the prefix length of `netmask` where it has none.
-fn address(subnet: &Json) -> Json {
-    let text = subnet["address"].as_str().unwrap_or_default();
-    let mask = subnet["netmask"].as_str().and_then(|mask| mask.parse::<std::net::Ipv4Addr>().ok());
-    match mask {
-        Some(mask) if !text.contains('/') => {
-            json!(format!("{text}/{}", u32::from(mask).count_ones()))
-        }
-        _ => json!(text),
-    }
-}
-
-fn version_2(config: &Json) -> Json {
-    let mut interfaces = serde_json::Map::new();
-    let (mut servers, mut search) = (Vec::new(), Vec::new());
-    for (name, item) in config["ethernets"].as_object().into_iter().flatten() {
-        let mut entry = json!({ "addresses": listed(&item["addresses"]) });
-        for (theirs, ours) in [("dhcp4", "dhcp"), ("dhcp6", "dhcp6"), ("mtu", "mtu")] {
-            if !item[theirs].is_null() {
-                entry[ours] = item[theirs].clone();
-            }
-        }
-        for key in ["gateway4", "gateway6"] {
-            put_gateway(&mut entry, item[key].as_str());
-        }
-        for route in item["routes"].as_array().into_iter().flatten() {
-            if matches!(route["to"].as_str(), Some("default" | "0.0.0.0/0" | "::/0")) {
-                put_gateway(&mut entry, route["via"].as_str());
-            }
-        }
-        put_match(&mut entry, &item["match"]["macaddress"]);
-        servers.extend(
-            listed(&item["nameservers"]["addresses"]).as_array().cloned().unwrap_or_default(),
-        );
-        search
-            .extend(listed(&item["nameservers"]["search"]).as_array().cloned().unwrap_or_default());
-        interfaces.insert(name.clone(), entry);
-    }
-    json!({ "interfaces": interfaces, "dns": { "nameservers": servers, "search": search } })
-}
-
-fn put_gateway(entry: &mut Json, gateway: Option<&str>) {
-    if let Some(gateway) = gateway {
-        let key = if gateway.contains(':') { "gateway_ipv6" } else { "gateway" };
-        entry[key] = json!(gateway);
-    }
-}
-
-fn put_match(entry: &mut Json, mac: &Json) {
-    if let Some(mac) = mac.as_str() {
-        entry["match"] = json!(format!("mac={}", mac.to_lowercase()));
-    }
-}
-
-fn listed(value: &Json) -> Json {
-    match value {
-        Json::Array(_) => value.clone(),
-        Json::String(_) => json!([value]),
-        _ => json!([]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn netplan_and_version_1_say_the_same() {
-        let dir = tempfile::tempdir().unwrap();
-        let v2 = "version: 2\nethernets:\n  lan0:\n    match: {macaddress: 'AA:00:00:00:00:01'}\n    addresses: [10.0.0.2/24]\n    \
-                  routes: [{to: default, via: 10.0.0.1}]\n    nameservers: {addresses: [9.9.9.9]}\n";
-        let v1 = "version: 1\nconfig:\n- type: physical\n  name: lan0\n  mac_address: 'aa:00:00:00:00:01'\n  \
-                  subnets: [{type: static, address: 10.0.0.2, netmask: 255.255.255.0, gateway: 10.0.0.1}]\n\
-                  - {type: nameserver, address: [9.9.9.9]}\n";
-        for text in [v2, v1] {
-            let path = dir.path().join("network-config");
-            fs::write(&path, text).unwrap();
-            let node = network(&path).unwrap().to_json();
-            let lan = &node["interfaces"]["lan0"];
-            assert_eq!(lan["addresses"], json!(["10.0.0.2/24"]), "{node}");
-            assert_eq!(lan["gateway"], "10.0.0.1");
-            assert_eq!(lan["match"], "mac=aa:00:00:00:00:01");
-            assert_eq!(node["dns"]["nameservers"], json!(["9.9.9.9"]));
-        }
-    }
 
     #[test]
     fn another_instance_id_is_noticed_once() {
@@ -333,13 +361,35 @@ mod tests {
     }
 
     #[test]
-    fn a_script_is_a_runcmd_and_junk_is_reported() {
+    fn user_data_is_taken_apart_once_and_includes_follow() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("user-data"), "#!/bin/sh\necho hi\n").unwrap();
+        let mime = "Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: text/x-shellscript\n\n#!/bin/sh\n\
+            --b\nContent-Type: text/jinja2\n\n## template: jinja\n#cloud-config\nhostname: {{ ds.meta_data.local_hostname }}\n\
+            --b\nContent-Type: text/x-include-url\n\nhttp://a/b\n--b\nContent-Type: text/plain\n\nwhat\n--b--\n";
+        let data = InstanceData {
+            vendor_data: b"#cloud-config\nhostname: vendor\nlocale: C\n".to_vec(),
+            ..InstanceData::new(
+                mime.into(),
+                "local-hostname: n1\ninstance-id: i\n".into(),
+                String::new(),
+            )
+        };
+        data.save(dir.path()).unwrap();
         let mut found = Vec::new();
-        assert!(user_data(dir.path(), &mut found).unwrap().contains("runcmd"));
-        fs::write(dir.path().join("user-data"), "what is this\n").unwrap();
-        assert!(user_data(dir.path(), &mut found).is_none());
-        assert_eq!(found.len(), 1);
+        let texts: Vec<String> =
+            documents(dir.path(), &mut found).into_iter().map(|(_, text)| text).collect();
+        assert_eq!(
+            texts,
+            ["#cloud-config\nhostname: vendor\nlocale: C\n", "#cloud-config\nhostname: n1"]
+        );
+        assert_eq!((found.len(), scripts(dir.path()).len()), (1, 1), "{found:?}");
+        assert_eq!(includes(dir.path()), ["http://a/b"]);
+        let fetched = [("http://a/b".to_owned(), b"#include\nhttp://c\n".to_vec())];
+        keep_included(dir.path(), 0, &fetched).unwrap();
+        assert_eq!(includes(dir.path()), ["http://c"]);
+        let fetched = [("http://c".to_owned(), b"#cloud-config\nhostname: last\n".to_vec())];
+        keep_included(dir.path(), 1, &fetched).unwrap();
+        assert_eq!(includes(dir.path()), Vec::<String>::new());
+        assert!(documents(dir.path(), &mut found).last().unwrap().1.ends_with("hostname: last\n"));
     }
 }

@@ -86,9 +86,8 @@ pub fn load(sources: &Sources) -> Loaded {
     for path in fragments(&sources.fragments, &mut found) {
         layers.push(read(&path, Layer::Fragment, &mut found));
     }
-    if let Some(text) = instance::user_data(&sources.instance, &mut found) {
-        let file = sources.instance.join("user-data");
-        layers.push(checked(&text, Layer::Instance, &file.display().to_string(), &mut found));
+    for (file, text) in instance::documents(&sources.instance, &mut found) {
+        layers.push(checked(&text, Layer::Instance, &file, &mut found));
     }
     layers.push(user(&sources.user, &mut found));
     let arguments = cmdline::parse(&sources.cmdline).config;
@@ -96,9 +95,35 @@ pub fn load(sources: &Sources) -> Loaded {
 
     let origin = Origin { layer: Layer::Release, file: "defaults".into(), line: 0, column: 0 };
     let mut tree = layers.into_iter().flatten().fold(Node::map(&origin), merge);
-    instance::add_metadata(&sources.instance, &mut tree);
+    own_words(&mut tree, &mut found);
+    instance::add_metadata(&sources.instance, &mut tree, &mut found);
     let settings = typed(&tree, &mut found);
     Loaded { tree, settings, diagnostics: found }
+}
+
+/// cloud-init's words for the network become ours, below what ours say already.
+fn own_words(tree: &mut Node, found: &mut Vec<Diagnostic>) {
+    if let Some(document) = tree.get("network").cloned() {
+        instance::put_network(tree, &document, found);
+    }
+    let managed = tree.get("manage_resolv_conf").map(Node::to_json);
+    let unmanaged = managed.is_some_and(|value| {
+        check::boolean(value.as_str().unwrap_or(&value.to_string())) == Some(false)
+    });
+    let Some(resolv) = tree.get("resolv_conf").cloned().filter(|_| !unmanaged) else { return };
+    let mut search: Vec<Node> = resolv.get("domain").cloned().into_iter().collect();
+    if let Some(Value::List(domains)) = resolv.get("searchdomains").map(|node| node.value.clone()) {
+        search.extend(domains);
+    }
+    if let (Some(servers), None) =
+        (resolv.get("nameservers"), tree.at("ros.network.dns.nameservers"))
+    {
+        tree.put("ros.network.dns.nameservers", servers.clone());
+    }
+    if !search.is_empty() && tree.at("ros.network.dns.search").is_none() {
+        let list = Node { value: Value::List(search), origin: resolv.origin.clone() };
+        tree.put("ros.network.dns.search", list);
+    }
 }
 
 /// Parses one document and keeps what is right of it; `rancher:` is read as `ros:`.
@@ -297,5 +322,67 @@ mod tests {
         assert_eq!(loaded.diagnostics.len(), 2, "{:?}", loaded.diagnostics);
         fs::write(&user, "hostname: [x]\n").unwrap();
         assert!(load(&sources).settings.ssh_authorized_keys.is_empty(), "a readable file counts");
+    }
+
+    #[test]
+    fn cloud_inits_words_for_the_network_are_below_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let user = dir.path().join("c.yml");
+        let text = "network: {version: 2, ethernets: {eth0: {addresses: [10.0.0.2/24], mtu: 1400}}}\n\
+                    resolv_conf: {nameservers: [9.9.9.9], domain: a.example}\nros: {network: {interfaces: {eth0: {mtu: 1300}}}}\n";
+        fs::write(&user, text).unwrap();
+        let none = dir.path().join("none");
+        let sources = Sources {
+            release: None,
+            oem: none.clone(),
+            fragments: none.clone(),
+            instance: none,
+            user,
+            cmdline: String::new(),
+        };
+        let loaded = load(&sources);
+        assert_eq!(loaded.diagnostics, []);
+        let network = loaded.settings.ros.network;
+        assert_eq!(network.interfaces["eth0"].mtu, Some(1300));
+        assert_eq!(network.interfaces["eth0"].addresses, ["10.0.0.2/24"]);
+        assert_eq!(
+            (network.dns.nameservers, network.dns.search),
+            (vec!["9.9.9.9".to_owned()], vec!["a.example".to_owned()])
+        );
+    }
+
+    proptest::proptest! {
+        /// Whatever stands where: the rest counts, and what is typed in the end is never unusable.
+        #[test]
+        fn no_document_makes_the_whole_unusable(
+            key in proptest::sample::select(top_level()),
+            value in "(true|-1|text|\\[\\]|\\{\\}|\\[a, \\{b: c\\}\\]|\\{a: \\[1\\], name: x\\}|~|\\[\\[a\\]\\]|'')",
+            below in proptest::bool::ANY,
+        ) {
+            let text = if below {
+                format!("ssh_authorized_keys: [kept]\nros:\n  {key}: {value}\n")
+            } else {
+                format!("{key}: {value}\nros: {{modules: [kept]}}\n")
+            };
+            let mut found = Vec::new();
+            if let Some(node) = checked(&text, Layer::User, "f", &mut found) {
+                let settings = typed(&node, &mut found);
+                let kept = if below { &settings.ssh_authorized_keys } else { &settings.ros.modules };
+                proptest::prop_assert!(kept.iter().any(|word| word == "kept") || text.contains("ros: {}") || key == "ros" || key == "ssh_authorized_keys", "{}: {:?}", text, found);
+                proptest::prop_assert!(!found.iter().any(|wrong| wrong.message.starts_with("cannot be used")), "{:?}", found);
+            }
+        }
+    }
+
+    /// Names of keys at the top and below `ros`.
+    fn top_level() -> Vec<String> {
+        let mut names = Vec::new();
+        crate::schema::walk(&mut |path, _| {
+            let path = path.strip_prefix("ros.").unwrap_or(path);
+            if !path.contains(['.', '[']) && path != "ros" {
+                names.push(path.to_owned());
+            }
+        });
+        names
     }
 }

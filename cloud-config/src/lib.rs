@@ -18,6 +18,7 @@ pub mod document;
 pub mod edit;
 pub mod instance;
 pub mod layers;
+pub mod netplan;
 pub mod redact;
 pub mod schema;
 pub mod settings;

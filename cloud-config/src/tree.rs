@@ -310,14 +310,105 @@ mod tests {
         tree.prop_filter("documents are maps", |node| matches!(node.value, Value::Map(_)))
     }
 
+    /// Documents as they are once they were checked: what a key is does not depend on the layer.
+    fn layer(layer: Layer) -> impl Strategy<Value = Node> {
+        let origin = Origin { layer, file: layer.word().into(), line: 1, column: 1 };
+        let leaf = {
+            let origin = origin.clone();
+            "[a-c]{1,2}".prop_map(move |text| Node::text(&text, &origin)).boxed()
+        };
+        let list = {
+            let origin = origin.clone();
+            prop::collection::vec(leaf.clone(), 0..3)
+                .prop_map(move |items| Node { value: Value::List(items), origin: origin.clone() })
+                .boxed()
+        };
+        let map = |members: BoxedStrategy<Vec<(String, Node)>>| {
+            let origin = origin.clone();
+            members
+                .prop_map(move |map| Node { value: Value::Map(map), origin: origin.clone() })
+                .boxed()
+        };
+        let some = |name: &'static str, node: BoxedStrategy<Node>| {
+            prop::option::of(node)
+                .prop_map(move |node| node.map(|node| (name.to_owned(), node)))
+                .boxed()
+        };
+        let level = move |inner: Vec<BoxedStrategy<Option<(String, Node)>>>| {
+            let mut all = vec![
+                some("text", leaf.clone()),
+                some("list", list.clone()),
+                some("ssh_authorized_keys", list.clone()),
+            ];
+            all.extend(inner);
+            all.prop_map(|members| members.into_iter().flatten().collect::<Vec<_>>()).boxed()
+        };
+        let inner = map(level(Vec::new()));
+        map(level(vec![some("map", inner.clone()), some("other", inner)]))
+    }
+
+    /// Every value with its path.
+    fn leaves(node: &Node, path: &str, all: &mut Vec<(String, Node)>) {
+        match &node.value {
+            Value::Map(entries) => {
+                entries
+                    .iter()
+                    .for_each(|(name, node)| leaves(node, &format!("{path}.{name}"), all));
+            }
+            _ => all.push((path.to_owned(), node.clone())),
+        }
+    }
+
+    fn sorted(node: &Node) -> Vec<(String, Node)> {
+        let mut all = Vec::new();
+        leaves(node, "", &mut all);
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
     proptest! {
         #[test]
-        fn merge_is_associative_for_documents_of_one_shape(a in any_node(), b in any_node()) {
-            // A document over itself, and over nothing, is itself.
+        fn a_document_over_itself_and_over_what_has_it_changes_nothing(a in any_node(), b in any_node()) {
             prop_assert_eq!(merge(a.clone(), a.clone()).to_json(), a.to_json());
             let both = merge(a.clone(), b.clone());
             prop_assert_eq!(merge(a, both.clone()).to_json(), both.to_json());
             prop_assert_eq!(merge(both.clone(), b).to_json(), both.to_json());
+        }
+
+        #[test]
+        fn layers_may_be_merged_in_any_grouping(
+            a in layer(Layer::Release), b in layer(Layer::Instance), c in layer(Layer::User),
+        ) {
+            let left = merge(merge(a.clone(), b.clone()), c.clone());
+            let right = merge(a, merge(b, c));
+            prop_assert_eq!(left.to_json(), right.to_json());
+            let origins = |node: &Node| sorted(node).into_iter().map(|(path, node)| (path, node.origin.layer)).filter(|(path, _)| !path.ends_with("keys")).collect::<Vec<_>>();
+            prop_assert_eq!(origins(&left), origins(&right));
+        }
+
+        #[test]
+        fn a_value_comes_from_the_highest_layer_that_has_it(
+            a in layer(Layer::Release), b in layer(Layer::Instance), c in layer(Layer::User),
+        ) {
+            let merged = merge(merge(a.clone(), b.clone()), c.clone());
+            for (path, node) in sorted(&merged) {
+                let path = path.trim_start_matches('.');
+                let highest = [&c, &b, &a].into_iter().find_map(|layer| layer.at(path)).unwrap();
+                if path.ends_with("ssh_authorized_keys") {
+                    let Value::List(keys) = &node.value else { panic!("a list") };
+                    let all = [&a, &b, &c].into_iter().filter_map(|layer| layer.at(path));
+                    let given: usize = all.map(|node| match &node.value { Value::List(keys) => keys.len(), _ => 0 }).sum();
+                    prop_assert!(keys.len() <= given);
+                    for key in keys {
+                        let Some(Value::List(own)) = [&a, &b, &c].into_iter().find(|layer| {
+                            layer.at(path).is_some_and(|node| matches!(&node.value, Value::List(own) if own.iter().any(|own| own.value == key.value)))
+                        }).map(|layer| layer.at(path).unwrap().value.clone()) else { panic!("a key of no layer") };
+                        prop_assert!(own.contains(key), "a key comes from the lowest layer that has it");
+                    }
+                } else {
+                    prop_assert_eq!(&node, highest);
+                }
+            }
         }
     }
 }

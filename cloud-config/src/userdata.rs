@@ -319,7 +319,9 @@ mod tests {
     fn each_form_is_known() {
         let coded =
             base64::engine::general_purpose::STANDARD.encode(gzip(b"#cloud-config\na: 1\n"));
-        let table: [(&[u8], (usize, usize, usize, usize)); 11] = [
+        // Documents, scripts, includes, complaints.
+        type Counts = (usize, usize, usize, usize);
+        let table: [(&[u8], Counts); 11] = [
             (b"#cloud-config\nhostname: a\n", (1, 0, 0, 0)),
             (b"#!/bin/sh\necho\n", (0, 1, 0, 0)),
             (b"#compose\nweb: {image: nginx}\n", (1, 0, 0, 0)),

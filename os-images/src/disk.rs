@@ -209,10 +209,9 @@ fn state_partition(site: &Site, work: &Path, built: &Built, order: &Order) -> Re
 /// Puts the configuration in as a fragment, when it is one.
 fn put_cloud_config(work: &Path, state: &Path, file: &Path) -> Result<()> {
     let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-    let document: serde_yaml::Value =
-        serde_yaml::from_str(&text).with_context(|| format!("{}", file.display()))?;
-    if !document.is_mapping() && !document.is_null() {
-        bail!("{} is not a cloud-config document: it must be a map of keys", file.display());
+    if let Err(found) = cloud_config::edit::acceptable(&text, &file.display().to_string()) {
+        let all: Vec<String> = found.iter().map(|wrong| wrong.with_source(&text)).collect();
+        bail!("{} is no configuration for a machine:\n{}", file.display(), all.join("\n"));
     }
     let fragment = work.join("10-image.yml");
     durable::write(&fragment, text.as_bytes(), 0o600)?;

@@ -182,11 +182,20 @@ fn sysctl_path(key: &str) -> Option<PathBuf> {
     sound.then(|| Path::new("/proc/sys").join(path))
 }
 
+/// A module that is loaded stays as it is.
 fn load(module: &str) -> Result<()> {
-    let ended = Command::new("/sbin/modprobe")
-        .args(module.split_whitespace())
-        .output()
-        .context("run modprobe")?;
+    let name = module.split_whitespace().next().unwrap_or_default().replace('-', "_");
+    if Path::new("/sys/module").join(&name).is_dir() {
+        return Ok(());
+    }
+    let mut modprobe = if Path::new("/sbin/modprobe").exists() {
+        Command::new("/sbin/modprobe")
+    } else {
+        let mut busybox = Command::new("/bin/busybox");
+        busybox.arg("modprobe");
+        busybox
+    };
+    let ended = modprobe.args(module.split_whitespace()).output().context("run modprobe")?;
     ensure!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr).trim());
     Ok(())
 }

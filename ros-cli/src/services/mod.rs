@@ -11,7 +11,8 @@
 //!
 //! - **Local** (NoCloud `cidata`, config-drive `config-2`, a file): `cloud-init` reads it before the network
 //!   is touched, so that it may say how the network is to be. This is the whole of it on most machines.
-//! - **URL** (`cloud-config-url=`, `ds=nocloud;s=…`, or configured): only then bring-up adds the oneshot
+//! - **URL or cloud** (`cloud-config-url=`, `ds=nocloud;s=…`, configured, or a cloud that the firmware names and
+//!   that did not answer this machine yet; and `#include` in local user data): only then bring-up adds the oneshot
 //!   `cloud-init-network`, made from the same image, after `network`; all that neither of the two waits for,
 //!   waits for it. A machine without such a source pays nothing.
 //!

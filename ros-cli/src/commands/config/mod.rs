@@ -7,6 +7,8 @@ mod read;
 mod validate;
 mod write;
 
+pub use self::apply::start_guard;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

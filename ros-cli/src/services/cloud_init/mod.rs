@@ -2,8 +2,14 @@
 //! as a layer.
 //!
 //! Order: the kernel command line's file or URL, then the datasources that are configured, or, when none is, the
-//! local ones: a volume `cidata` (NoCloud), then `config-2` (config-drive).
+//! local ones: a volume `cidata` (NoCloud), then `config-2` (config-drive); and, when neither is there, the cloud
+//! that the firmware names. A machine without any asks nobody.
+//!
+//! A cloud is asked once: as long as the machine's own id (SMBIOS) is the one that was there when it answered, its
+//! answer stays.
 
+pub mod clouds;
+pub mod dmi;
 pub mod url;
 pub mod volume;
 
@@ -11,11 +17,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use cloud_config::Settings;
-use cloud_config::cmdline;
-use cloud_config::instance::InstanceData;
+use cloud_config::instance::{self, InstanceData};
+use cloud_config::{Settings, cmdline, redact};
 use ros_api::paths;
 
+use self::clouds::Cloud;
+use self::dmi::Dmi;
 use self::volume::Mounted;
 use super::configuration::Configuration;
 use super::container::Service;
@@ -23,12 +30,16 @@ use super::superblock::{self, Volume};
 
 /// The service that reads local sources, before the network.
 pub const SERVICE: &str = "cloud-init";
-/// The one that reads a URL, after the network; only when there is one.
+/// Includes inside of includes.
+const ROUNDS: usize = 3;
+/// Includes of one round.
+const MOST_INCLUDES: usize = 32;
+/// The one that reads a URL or asks a cloud, after the network; only when there is something to ask.
 pub const NETWORK_SERVICE: &str = "cloud-init-network";
 
 /// Where instance data comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Source {
+pub enum Source {
     /// A volume `cidata`.
     NoCloud,
     /// A volume `config-2`.
@@ -37,6 +48,10 @@ enum Source {
     File(String),
     /// A document, or the folder of one.
     Url(String),
+    /// A cloud's metadata service.
+    Cloud(Cloud),
+    /// Parts that user data includes.
+    Includes,
 }
 
 impl Source {
@@ -49,7 +64,7 @@ impl Source {
             ("file", path) => Some(Self::File(path.to_owned())),
             ("url", url) => Some(Self::Url(url.to_owned())),
             ("http" | "https", _) => Some(Self::Url(text.to_owned())),
-            _ => None,
+            (name, _) => Cloud::named(name).map(Self::Cloud),
         }
     }
 }
@@ -58,11 +73,11 @@ fn sources(settings: &Settings, kernel: &str) -> (Vec<Source>, Vec<String>) {
     let mut unknown = Vec::new();
     let mut all: Vec<Source> =
         cmdline::parse(kernel).url.as_deref().map(from_cmdline).into_iter().collect();
-    for text in &settings.ros.cloud_init.datasources {
+    for text in settings.ros.cloud_init.datasources.iter().filter(|text| *text != "none") {
         match Source::parse(text) {
             Some(source) => all.push(source),
             None => unknown.push(format!(
-                "datasource {text:?}: expected nocloud, configdrive, file:PATH or url:URL"
+                "datasource {text:?}: expected nocloud, configdrive, a cloud, file:PATH, url:URL or none"
             )),
         }
     }
@@ -79,15 +94,32 @@ fn from_cmdline(text: &str) -> Source {
     }
 }
 
-/// The URL that needs the network, if one is asked for.
+/// What needs the network, if something is asked for, or the firmware names a cloud that did not answer yet.
 #[must_use]
-pub fn network_source(settings: &Settings) -> Option<String> {
+pub fn network_source(settings: &Settings) -> Option<Source> {
     let kernel = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let url = |source| match source {
-        Source::Url(url) => Some(url),
-        _ => None,
-    };
-    sources(settings, &kernel).0.into_iter().find_map(url)
+    let dir = Path::new(paths::INSTANCE);
+    choose(settings, &kernel, &Dmi::machine(), dir)
+}
+
+fn choose(settings: &Settings, kernel: &str, dmi: &Dmi, dir: &Path) -> Option<Source> {
+    let known = instance::instance_id(dir).is_some();
+    let kept = std::fs::read_to_string(dir.join("datasource")).unwrap_or_default();
+    let same_machine = !dmi.uuid.is_empty()
+        && std::fs::read_to_string(dir.join("machine")).is_ok_and(|old| old.trim() == dmi.uuid);
+    let seed = cmdline::parse(&dmi.serial).url.map(Source::Url);
+    let listed = sources(settings, kernel).0.into_iter().chain(seed);
+    let mut asked = listed.filter(|source| matches!(source, Source::Url(_) | Source::Cloud(_)));
+    let found = asked.next().or_else(|| {
+        let automatic = settings.ros.cloud_init.datasources.is_empty();
+        let local = known && matches!(kept.as_str(), "nocloud" | "configdrive" | "file");
+        dmi.cloud().filter(|_| automatic && !local).map(Source::Cloud)
+    });
+    match found {
+        Some(Source::Cloud(cloud)) if known && same_machine && kept == cloud.name() => None,
+        found => found,
+    }
+    .or_else(|| (!instance::includes(dir).is_empty()).then_some(Source::Includes))
 }
 
 /// The oneshot that reads it: the same image, after the network.
@@ -117,7 +149,7 @@ pub fn local() -> Result<ExitCode> {
             Source::NoCloud => on_volume(&volumes, "cidata", InstanceData::from_nocloud),
             Source::ConfigDrive => on_volume(&volumes, "config-2", InstanceData::from_config_drive),
             Source::File(path) => from_file(path),
-            Source::Url(_) => None,
+            Source::Url(_) | Source::Cloud(_) | Source::Includes => None,
         };
         if let Some(data) = found {
             return keep(&data).map(|()| ExitCode::SUCCESS);
@@ -127,31 +159,63 @@ pub fn local() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `ros cloud-init network`: the URL.
+/// `ros cloud-init network`: the URL or the cloud, then what its user data includes.
 ///
 /// # Errors
 /// When it cannot be fetched or kept.
 pub async fn network() -> Result<ExitCode> {
     let configuration = Configuration::load();
-    let Some(url) = network_source(&configuration.settings) else {
-        println!("no URL is configured");
+    let Some(source) = network_source(&configuration.settings) else {
+        println!("nothing is asked for over the network");
         return Ok(ExitCode::SUCCESS);
     };
-    // A folder has NoCloud's files in it, anything else is user data itself.
-    let data = if url.ends_with('/') {
-        let user_data = url::fetch(&format!("{url}user-data")).await?.unwrap_or_default();
-        let meta_data = url::fetch(&format!("{url}meta-data")).await?.unwrap_or_default();
-        let dir = Path::new(paths::RUN_ROS).join("seed");
-        std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-        std::fs::write(dir.join("user-data"), user_data).context("keep user-data")?;
-        std::fs::write(dir.join("meta-data"), meta_data).context("keep meta-data")?;
-        InstanceData::from_nocloud(&dir).context("read the seed")?
-    } else {
-        let body = url::fetch(&url).await?.with_context(|| format!("{url}: not found"))?;
-        InstanceData::from_user_data(body, "url")
-    };
-    keep(&data)?;
+    match source {
+        Source::Url(url) => keep(&from_url(&url).await?)?,
+        Source::Cloud(cloud) => {
+            keep(&cloud.fetch().await.with_context(|| format!("ask {}", cloud.name()))?)?;
+        }
+        _ => {}
+    }
+    included(Path::new(paths::INSTANCE)).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A folder has NoCloud's files in it, anything else is user data itself.
+async fn from_url(url: &str) -> Result<InstanceData> {
+    if !url.ends_with('/') {
+        let body = url::fetch(url)
+            .await?
+            .with_context(|| format!("{}: not found", redact::without_credentials(url)))?;
+        return Ok(InstanceData::from_user_data(body, "url"));
+    }
+    let dir = Path::new(paths::RUN_ROS).join("seed");
+    std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    for name in ["user-data", "meta-data", "vendor-data", "network-config"] {
+        let text = url::fetch(&format!("{url}{name}")).await?.unwrap_or_default();
+        std::fs::write(dir.join(name), text).with_context(|| format!("keep {name}"))?;
+    }
+    InstanceData::from_nocloud(&dir).context("read the seed")
+}
+
+/// Fetches what user data includes, and what that includes, up to a bound. One that cannot be had does not keep the
+/// others back.
+async fn included(dir: &Path) -> Result<()> {
+    for round in 0..ROUNDS {
+        let urls = instance::includes(dir);
+        if urls.is_empty() {
+            return Ok(());
+        }
+        let mut fetched = Vec::new();
+        for address in urls.iter().take(MOST_INCLUDES) {
+            match url::fetch(address).await {
+                Ok(Some(bytes)) => fetched.push((address.clone(), bytes)),
+                Ok(None) => eprintln!("#include {address}: not found"),
+                Err(error) => eprintln!("#include: {error:#}"),
+            }
+        }
+        instance::keep_included(dir, round, &fetched).context("keep what was included")?;
+    }
+    Ok(())
 }
 
 /// Labels are compared without case: VFAT has upper case only.
@@ -184,6 +248,8 @@ fn keep(data: &InstanceData) -> Result<()> {
     let dir = Path::new(paths::INSTANCE);
     let another =
         data.save(dir).with_context(|| format!("keep instance data in {}", dir.display()))?;
+    let machine = dir.join("machine");
+    ros_api::durable::write(&machine, Dmi::machine().uuid.as_bytes(), 0o600)?;
     let news = if another { ", another one than before" } else { "" };
     println!("instance {} from {}{news}", data.instance_id, data.datasource);
     Ok(())
@@ -205,5 +271,39 @@ mod tests {
         settings.ros.cloud_init.datasources = vec!["url:http://h/".into(), "moon".into()];
         let (found, unknown) = sources(&settings, "");
         assert_eq!((found.len(), unknown.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_cloud_is_asked_once_for_each_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings::default();
+        let hetzner = Dmi { vendor: "Hetzner".into(), uuid: "u-1".into(), ..Dmi::default() };
+        let asked = |settings: &Settings, dmi: &Dmi| choose(settings, "quiet", dmi, dir.path());
+        assert_eq!(asked(&settings, &Dmi::default()), None);
+        assert_eq!(asked(&settings, &hetzner), Some(Source::Cloud(Cloud::Hetzner)));
+        let data = InstanceData {
+            instance_id: "42".into(),
+            datasource: "hetzner".into(),
+            ..InstanceData::default()
+        };
+        data.save(dir.path()).unwrap();
+        std::fs::write(dir.path().join("machine"), "u-1").unwrap();
+        assert_eq!(asked(&settings, &hetzner), None);
+        let copied = Dmi { uuid: "u-2".into(), ..hetzner.clone() };
+        assert_eq!(
+            asked(&settings, &copied),
+            Some(Source::Cloud(Cloud::Hetzner)),
+            "a copied disk asks again"
+        );
+        InstanceData { datasource: "nocloud".into(), ..data }.save(dir.path()).unwrap();
+        assert_eq!(asked(&settings, &copied), None, "a volume was there");
+        let mut named = Settings::default();
+        named.ros.cloud_init.datasources = vec!["none".into()];
+        std::fs::remove_file(dir.path().join("instance-id")).unwrap();
+        assert_eq!(asked(&named, &hetzner), None);
+        named.ros.cloud_init.datasources = vec!["gce".into()];
+        assert_eq!(asked(&named, &hetzner), Some(Source::Cloud(Cloud::Gce)));
+        let serial = Dmi { serial: "ds=nocloud;s=http://10.0.2.2/".into(), ..Dmi::default() };
+        assert_eq!(asked(&settings, &serial), Some(Source::Url("http://10.0.2.2/".into())));
     }
 }

@@ -1,8 +1,11 @@
 //! Fetches a document over HTTP(S): bounded in time, in tries and in size.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use cloud_config::redact::without_credentials;
+use reqwest::Method;
 use tokio::time::sleep;
 
 /// Pauses between the tries; one try more than pauses.
@@ -17,17 +20,88 @@ const LARGEST: usize = 16 << 20;
 /// # Errors
 /// When every try failed, or the server refuses.
 pub async fn fetch(url: &str) -> Result<Option<Vec<u8>>> {
+    ask(&Request::get(url)).await
+}
+
+/// Sends a form, as browsers do.
+///
+/// # Errors
+/// When every try failed, or the server refuses.
+pub async fn post(url: &str, form: &BTreeMap<String, String>, tries: u32) -> Result<()> {
+    let pairs = form.iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value)));
+    let request = Request {
+        method: Method::POST,
+        headers: vec![("Content-Type".into(), "application/x-www-form-urlencoded".into())],
+        body: pairs.collect::<Vec<_>>().join("&"),
+        pauses: usize::try_from(tries).unwrap_or(1).saturating_sub(1).min(PAUSES.len()),
+        ..Request::get(url)
+    };
+    ask(&request).await.map(|_| ())
+}
+
+/// RFC 3986, unreserved characters stay.
+fn encoded(text: &str) -> String {
+    let one = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(one).collect()
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// GET, PUT, POST.
+    pub method: Method,
+    /// Where.
+    pub url: String,
+    /// Names and values.
+    pub headers: Vec<(String, String)>,
+    /// What is sent.
+    pub body: String,
+    /// How many of the pauses are taken: one try more.
+    pub pauses: usize,
+}
+
+impl Request {
+    /// A document, with patience.
+    #[must_use]
+    pub fn get(url: &str) -> Self {
+        Self {
+            method: Method::GET,
+            url: url.to_owned(),
+            headers: Vec::new(),
+            body: String::new(),
+            pauses: PAUSES.len(),
+        }
+    }
+
+    /// The same with a header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// Asks until there is an answer; `None` is a 404.
+///
+/// # Errors
+/// When every try failed, or the server refuses.
+pub async fn ask(request: &Request) -> Result<Option<Vec<u8>>> {
     let client = client()?;
-    let mut pauses = PAUSES.iter();
+    let shown = without_credentials(&request.url);
+    let mut pauses = PAUSES.iter().take(request.pauses);
     loop {
-        let error = match once(&client, url).await {
+        let error = match once(&client, request).await {
             Ok(answer) => return answer,
             Err(error) => error,
         };
         let Some(pause) = pauses.next() else {
-            return Err(
-                error.context(format!("fetch {url}: gave up after {} tries", PAUSES.len() + 1))
-            );
+            let tries = request.pauses + 1;
+            return Err(error.context(format!("fetch {shown}: gave up after {tries} tries")));
         };
         sleep(Duration::from_secs(*pause)).await;
     }
@@ -40,8 +114,14 @@ fn client() -> Result<reqwest::Client> {
 }
 
 /// One try. The outer error is worth another one, the inner is not.
-async fn once(client: &reqwest::Client, url: &str) -> Result<Result<Option<Vec<u8>>>> {
-    let mut answer = client.get(url).send().await?;
+async fn once(client: &reqwest::Client, request: &Request) -> Result<Result<Option<Vec<u8>>>> {
+    let shown = without_credentials(&request.url);
+    let mut asked = client.request(request.method.clone(), &request.url);
+    for (name, value) in &request.headers {
+        asked = asked.header(name, value);
+    }
+    let mut answer =
+        asked.body(request.body.clone()).send().await.map_err(reqwest::Error::without_url)?;
     let status = answer.status();
     if status == reqwest::StatusCode::NOT_FOUND {
         return Ok(Ok(None));
@@ -50,12 +130,12 @@ async fn once(client: &reqwest::Client, url: &str) -> Result<Result<Option<Vec<u
         bail!("the server answered {status}");
     }
     if !status.is_success() {
-        return Ok(Err(anyhow::anyhow!("fetch {url}: the server answered {status}")));
+        return Ok(Err(anyhow::anyhow!("fetch {shown}: the server answered {status}")));
     }
     let mut document = Vec::new();
     while let Some(part) = answer.chunk().await? {
         if document.len() + part.len() > LARGEST {
-            return Ok(Err(anyhow::anyhow!("fetch {url}: larger than {LARGEST} bytes")));
+            return Ok(Err(anyhow::anyhow!("fetch {shown}: larger than {LARGEST} bytes")));
         }
         document.extend_from_slice(&part);
     }
@@ -99,5 +179,10 @@ mod tests {
         let refused =
             serve(&["HTTP/1.1 403 x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"]).await;
         assert!(fetch(&refused).await.unwrap_err().to_string().contains("403"));
+    }
+
+    #[test]
+    fn forms_are_encoded() {
+        assert_eq!(encoded("ssh-rsa A+b=="), "ssh-rsa%20A%2Bb%3D%3D");
     }
 }

@@ -15,14 +15,20 @@ use ros_api::durable;
 pub struct Account {
     /// Login name.
     pub name: String,
-    /// User and group number.
+    /// User number.
     pub id: u32,
+    /// Number of the first group.
+    pub gid: u32,
+    /// Real name.
+    pub gecos: String,
     /// Home folder.
     pub home: PathBuf,
     /// Login shell.
     pub shell: String,
     /// Groups besides the user's own.
     pub groups: Vec<String>,
+    /// Whether it has a home folder.
+    pub create_home: bool,
 }
 
 impl Account {
@@ -32,6 +38,9 @@ impl Account {
         Self {
             name: "ros".into(),
             id: 1000,
+            gid: 1000,
+            gecos: "ros".into(),
+            create_home: true,
             home: "/home/ros".into(),
             shell: "/bin/bash".into(),
             groups: vec!["sudo".into(), "adm".into(), "docker-system".into()],
@@ -44,6 +53,9 @@ impl Account {
         Self {
             name: "root".into(),
             id: 0,
+            gid: 0,
+            gecos: "root".into(),
+            create_home: true,
             home: "/root".into(),
             shell: "/bin/bash".into(),
             groups: Vec::new(),
@@ -51,8 +63,8 @@ impl Account {
     }
 
     fn passwd_line(&self) -> String {
-        let Self { name, id, home, shell, .. } = self;
-        format!("{name}:x:{id}:{id}:{name}:{}:{shell}", home.display())
+        let Self { name, id, gid, gecos, home, shell, .. } = self;
+        format!("{name}:x:{id}:{gid}:{gecos}:{}:{shell}", home.display())
     }
 }
 
@@ -61,15 +73,56 @@ impl Account {
 /// # Errors
 /// When a file cannot be read or written.
 pub fn ensure(root: &Path, account: &Account) -> Result<()> {
-    let Account { name, id, .. } = account;
+    let Account { name, id, gid, .. } = account;
     edit(&root.join("etc/passwd"), 0o644, |text| with_line(text, name, &account.passwd_line()))?;
     edit(&root.join("etc/group"), 0o644, |text| {
-        let text = with_line_if_absent(text, name, &format!("{name}:x:{id}:"));
+        let own = id == gid;
+        let line = format!("{name}:x:{id}:");
+        let text = if own { with_line_if_absent(text, name, &line) } else { text.to_owned() };
         account.groups.iter().fold(text, |text, group| with_member(&text, group, name))
     })?;
     // `*` is no password, and unlike `!` no locked account either: sshd takes keys.
     edit(&root.join("etc/shadow"), 0o640, |text| unlocked(text, name))?;
-    home(root, account)
+    if account.create_home { home(root, account) } else { Ok(()) }
+}
+
+/// Adds a group that is not there.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn add_group(root: &Path, name: &str, id: u32) -> Result<()> {
+    let line = format!("{name}:x:{id}:");
+    edit(&root.join("etc/group"), 0o644, |text| with_line_if_absent(text, name, &line))
+}
+
+/// Adds `members` to a group.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn join_group(root: &Path, group: &str, members: &[String]) -> Result<()> {
+    let sound = |member: &&String| !member.is_empty() && !member.contains([':', ',', '\n']);
+    edit(&root.join("etc/group"), 0o644, |text| {
+        let members = members.iter().filter(sound);
+        members.fold(text.to_owned(), |text, member| with_member(&text, group, member))
+    })
+}
+
+/// Sets one field of a user's line in `shadow`, counted from 0.
+///
+/// # Errors
+/// When there is no such user, or the file cannot be read or written.
+pub fn shadow(root: &Path, user: &str, field: usize, value: &str) -> Result<()> {
+    let path = root.join("etc/shadow");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    anyhow::ensure!(text.lines().any(|line| is_for(line, user)), "there is no user {user}");
+    let set = |line: &str| {
+        let mut fields: Vec<&str> = line.split(':').collect();
+        if is_for(line, user) && field < fields.len() {
+            fields[field] = value;
+        }
+        fields.join(":")
+    };
+    edit(&path, 0o640, |text| join(text.lines().map(set).collect()))
 }
 
 /// Replaces `path` by what `change` makes of it, when that is different.
@@ -102,12 +155,12 @@ fn home(root: &Path, account: &Account) -> Result<()> {
         let to = home.join(entry.file_name());
         if entry.path().is_file() {
             fs::copy(entry.path(), &to).with_context(|| format!("write {}", to.display()))?;
-            chown(&to, Some(account.id), Some(account.id))
+            chown(&to, Some(account.id), Some(account.gid))
                 .with_context(|| format!("chown {}", to.display()))?;
         }
     }
     fs::set_permissions(&home, fs::Permissions::from_mode(0o750))
-        .and_then(|()| chown(&home, Some(account.id), Some(account.id)))
+        .and_then(|()| chown(&home, Some(account.id), Some(account.gid)))
         .with_context(|| format!("give {} to {}", home.display(), account.name))
 }
 
@@ -202,7 +255,7 @@ pub fn authorize(root: &Path, account: &Account, keys: &[String]) -> Result<()> 
     edit(&file, 0o600, |old| authorized_keys(old, keys))?;
     for path in [&dir, &file] {
         if path.exists() {
-            chown(path, Some(account.id), Some(account.id))
+            chown(path, Some(account.id), Some(account.gid))
                 .with_context(|| format!("chown {}", path.display()))?;
         }
     }

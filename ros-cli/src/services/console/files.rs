@@ -26,6 +26,8 @@ pub struct File {
     pub owner: Option<String>,
     /// Add to what is there.
     pub append: bool,
+    /// Written after users are made.
+    pub defer: bool,
 }
 
 /// Writes `file` below `root`.
@@ -142,6 +144,7 @@ mod tests {
             mode: 0o640,
             owner: None,
             append: false,
+            defer: false,
         }
     }
 

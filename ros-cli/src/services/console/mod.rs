@@ -3,6 +3,8 @@
 pub mod accounts;
 pub mod banner;
 pub mod files;
+pub mod filesystems;
+pub mod finish;
 pub mod getty;
 pub mod listening;
 pub mod reload;
@@ -10,4 +12,6 @@ pub mod run;
 pub mod sessions;
 pub mod sshd;
 pub mod supervise;
+pub mod trust;
+pub mod users;
 pub mod wants;

@@ -58,9 +58,8 @@ mod tests {
         let file = dir.path().join("pid");
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         fs::write(&file, child.id().to_string()).unwrap();
-        // Its name is there a moment after the program was replaced.
-        let line = format!("/proc/{}/cmdline", child.id());
-        while fs::read(&line).unwrap().is_empty() {
+        // A process has its command line a moment after it is there.
+        while fs::read(format!("/proc/{}/cmdline", child.id())).unwrap().is_empty() {
             std::thread::yield_now();
         }
         assert!(hang_up(&file, "sshd").is_err());

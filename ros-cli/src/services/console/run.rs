@@ -10,14 +10,15 @@
 //! What fails on the way is said, and the rest is done all the same: a console that lets its user in is
 //! worth more than one that is right. It shares the host's process table and is not PID 1.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use cloud_config::settings::{CaCerts, FsSetup, PhoneHome, PowerState, User};
 use ros_api::{Digest, paths};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -26,7 +27,9 @@ use tokio::time::{Instant, sleep};
 use super::accounts::{self, Account};
 use super::files::{self, File};
 use super::supervise::{Program, keep};
-use super::{banner, getty, listening, sessions, sshd};
+use super::users::{self, Secret};
+use super::{banner, filesystems, finish, getty, listening, reload, sessions, sshd, trust};
+use crate::services::clock::uptime_ms;
 use crate::services::mounts::{self, Mount};
 use crate::services::{hand_over, host_name, progress};
 
@@ -56,8 +59,28 @@ pub struct Wants {
     pub account: Account,
     /// Keys that are let in.
     pub keys: Vec<String>,
-    /// Password for the terminals, plain or hashed.
-    pub password: Option<String>,
+    /// Further users.
+    pub users: Vec<User>,
+    /// Groups with members.
+    pub groups: BTreeMap<String, Vec<String>>,
+    /// Passwords, plain or hashed.
+    pub passwords: Vec<Secret>,
+    /// Host keys that the configuration has.
+    pub host_keys: BTreeMap<String, String>,
+    /// Time zone.
+    pub timezone: Option<String>,
+    /// Certificates to trust.
+    pub certificates: CaCerts,
+    /// Environment of logins.
+    pub environment: Vec<(String, String)>,
+    /// File systems to make.
+    pub filesystems: Vec<FsSetup>,
+    /// Said when the boot is done.
+    pub final_message: Option<String>,
+    /// Who is told that the instance came up.
+    pub phone_home: Option<PhoneHome>,
+    /// What to do after that.
+    pub power_state: Option<PowerState>,
     /// Whether there is an sshd, and what it is told.
     pub sshd: Option<sshd::Daemon>,
     /// Terminals where nobody is asked who they are.
@@ -76,13 +99,15 @@ pub struct Wants {
 ///
 /// # Errors
 /// When signals cannot be listened for.
-pub async fn run(wants: Wants) -> Result<ExitCode> {
+pub async fn run(wants: Wants, again: fn() -> Wants) -> Result<ExitCode> {
+    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut handed_over = signal(SignalKind::user_defined1()).context("listen for SIGUSR1")?;
     set_up(&wants);
     let file = hand_over::path(SERVICE);
     try_to("hand-over", hand_over::take(&file).await);
+    try_to("reload", reload::listen());
     let _ = fs::remove_file(READY);
     let (stop, stopped) = watch::channel(false);
     let kept: Vec<_> = programs(&wants)
@@ -90,10 +115,20 @@ pub async fn run(wants: Wants) -> Result<ExitCode> {
         .map(|program| tokio::spawn(keep(program, stopped.clone())))
         .collect();
     let ready = tokio::spawn(become_ready(wants));
-    let retires = tokio::select! {
-        _ = term.recv() => false,
-        _ = interrupt.recv() => false,
-        _ = handed_over.recv() => true,
+    let retires = loop {
+        tokio::select! {
+            _ = term.recv() => break false,
+            _ = interrupt.recv() => break false,
+            _ = handed_over.recv() => break true,
+            // What changed is taken over in place: sessions stay, terminals show it at the next login.
+            _ = hangup.recv() => {
+                let wants = again();
+                set_up(&wants);
+                if wants.sshd.is_some() {
+                    try_to("sshd", reload::sshd());
+                }
+            }
+        }
     };
     ready.abort();
     if retires {
@@ -125,15 +160,25 @@ fn set_up(wants: &Wants) {
     if let Some(name) = &wants.hostname {
         try_to("host name", host_name::write(root, name));
     }
-    mounts::apply(&wants.mounts)
-        .into_iter()
-        .for_each(|wrong| try_to("mounts", Err(anyhow::anyhow!(wrong))));
+    let all_to = |what: &str, wrong: Vec<String>| {
+        wrong.into_iter().for_each(|wrong| try_to(what, Err(anyhow::anyhow!(wrong))));
+    };
+    all_to("file systems", filesystems::apply(&wants.filesystems));
+    all_to("mounts", mounts::apply(&wants.mounts));
     try_to("commands", commands_in_path(root));
     try_to("user", set_up_user(root, wants));
+    try_to("write_files", write_files(root, wants, false));
+    all_to("users", users::apply(root, &wants.groups, &wants.users));
+    all_to("passwords", users::set_passwords(root, Path::new(APPLIED), &wants.passwords));
     if let Some(daemon) = &wants.sshd {
-        try_to("sshd", set_up_sshd(root, daemon));
+        try_to("sshd", set_up_sshd(root, daemon, &wants.host_keys));
     }
-    try_to("write_files", write_files(root, wants));
+    try_to("write_files", write_files(root, wants, true));
+    if let Some(zone) = &wants.timezone {
+        try_to("timezone", users::time_zone(root, zone));
+    }
+    try_to("ca_certs", trust::certificates(root, &wants.certificates));
+    try_to("environment", trust::environment(root, &wants.environment));
     try_to("banner", write_banner(root, wants));
 }
 
@@ -162,29 +207,17 @@ fn set_up_user(root: &Path, wants: &Wants) -> Result<()> {
             mode: 0o440,
             owner: None,
             append: false,
+            defer: false,
         };
         files::write(root, &rule)?;
     }
-    wants.password.as_deref().map_or(Ok(()), |password| set_password(&account.name, password))
-}
-
-/// By `chpasswd`, on its standard input: a password is not for the process table.
-fn set_password(user: &str, password: &str) -> Result<()> {
-    let hashed = password.starts_with('$');
-    let mut child = Command::new("chpasswd")
-        .args(hashed.then_some("-e"))
-        .stdin(Stdio::piped())
-        .spawn()
-        .context("run chpasswd")?;
-    if let Some(mut input) = child.stdin.take() {
-        writeln!(input, "{user}:{password}").context("talk to chpasswd")?;
-    }
-    ensure!(child.wait().context("wait for chpasswd")?.success(), "chpasswd failed");
     Ok(())
 }
 
-fn set_up_sshd(root: &Path, daemon: &sshd::Daemon) -> Result<()> {
+fn set_up_sshd(root: &Path, daemon: &sshd::Daemon, given: &BTreeMap<String, String>) -> Result<()> {
     let keys = Path::new(paths::SSH_HOST_KEYS);
+    fs::create_dir_all(keys).with_context(|| format!("create {}", keys.display()))?;
+    sshd::given_host_keys(keys, given)?;
     sshd::host_keys(keys)?;
     fs::create_dir_all(root.join("run/sshd")).context("create /run/sshd")?;
     let config = root.join("etc/ssh/sshd_config");
@@ -192,15 +225,16 @@ fn set_up_sshd(root: &Path, daemon: &sshd::Daemon) -> Result<()> {
         .with_context(|| format!("write {}", config.display()))
 }
 
-/// Once for each instance, for each console container, and for each wording.
-fn write_files(root: &Path, wants: &Wants) -> Result<()> {
-    let all = format!("{} {:?}", wants.instance, wants.files);
-    let what = Digest::of(all.as_bytes()).to_string();
-    let stamp = Path::new(APPLIED).join("write-files");
-    if wants.files.is_empty() || files::stamped(&stamp, &what) {
+/// Once for each instance, for each console container, and for each wording; those with `defer` when users are made.
+fn write_files(root: &Path, wants: &Wants, defer: bool) -> Result<()> {
+    let mine: Vec<&File> = wants.files.iter().filter(|file| file.defer == defer).collect();
+    let what = Digest::of(format!("{} {mine:?}", wants.instance).as_bytes()).to_string();
+    let name = if defer { "write-files-deferred" } else { "write-files" };
+    let stamp = Path::new(APPLIED).join(name);
+    if mine.is_empty() || files::stamped(&stamp, &what) {
         return Ok(());
     }
-    for file in &wants.files {
+    for file in mine {
         try_to("write_files", files::write(root, file));
     }
     files::stamp(&stamp, &what)
@@ -250,12 +284,34 @@ async fn become_ready(wants: Wants) {
     }
     try_to("ready", fs::write(READY, "ready\n").with_context(|| format!("write {READY}")));
     run_once(&wants).await;
+    if let Some(message) = &wants.final_message {
+        progress::say(&filled(message, &wants.version));
+    }
 }
 
-/// Runs `runcmd`, once for each instance, when the network is there or does not come.
+/// `$UPTIME` and the others of cloud-init's `final_message`; `${UPTIME}` is the same.
+fn filled(message: &str, version: &str) -> String {
+    let datasource = fs::read_to_string(Path::new(paths::INSTANCE).join("datasource"));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let values = [
+        ("UPTIME", format!("{:.2}", uptime_ms() as f64 / 1000.0)),
+        ("TIMESTAMP", now.map_or(0, |now| now.as_secs()).to_string()),
+        ("VERSION", version.to_owned()),
+        ("DATASOURCE", datasource.unwrap_or_else(|_| "none".into())),
+    ];
+    values.iter().fold(message.to_owned(), |text, (name, value)| {
+        let text = text.replace(&format!("${{{name}}}"), value).replace(&format!("${name}"), value);
+        text.replace(&format!("${}", name.to_lowercase()), value)
+    })
+}
+
+/// Runs `runcmd`, then tells and switches off as configured, once for each instance, when the network is there or
+/// does not come.
 async fn run_once(wants: &Wants) {
     let stamp = Path::new(paths::INSTANCE).join("sem/runcmd");
-    if wants.commands.is_empty() || files::stamped(&stamp, &wants.instance) {
+    let nothing =
+        wants.commands.is_empty() && wants.phone_home.is_none() && wants.power_state.is_none();
+    if nothing || files::stamped(&stamp, &wants.instance) {
         return;
     }
     let limit = Instant::now() + NETWORK_LIMIT;
@@ -269,5 +325,24 @@ async fn run_once(wants: &Wants) {
         Ok(failed) => progress::complain(&format!("console: {failed} of runcmd failed: see {LOG}")),
         Err(error) => try_to("runcmd", Err(error)),
     }
+    if let Some(wanted) = &wants.phone_home {
+        let name = wants.hostname.as_deref().unwrap_or_default();
+        try_to("phone_home", finish::phone_home(wanted, &wants.instance, name).await);
+    }
+    // Before the machine goes down: it must not go down at every boot.
     try_to("runcmd", files::stamp(&stamp, &wants.instance));
+    if let Some(wanted) = &wants.power_state {
+        try_to("power_state", finish::power_state(wanted).await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_final_message_is_filled_in() {
+        assert_eq!(filled("v $VERSION ${VERSION} $version", "1.0"), "v 1.0 1.0 1.0");
+        assert!(!filled("up $UPTIME at $TIMESTAMP", "1").contains('$'));
+    }
 }

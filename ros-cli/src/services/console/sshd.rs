@@ -18,8 +18,12 @@ pub struct Daemon {
     pub port: u16,
     /// Addresses; all when empty.
     pub listen: Vec<String>,
-    /// Who may log in.
+    /// The machine's own user, who may log in.
     pub user: String,
+    /// Others who may.
+    pub others: Vec<String>,
+    /// Whether passwords are taken.
+    pub passwords: bool,
 }
 
 /// Makes the host keys in `dir` that are not there yet.
@@ -31,6 +35,32 @@ pub fn host_keys(dir: &Path) -> Result<()> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
         .with_context(|| format!("chmod {}", dir.display()))?;
     KINDS.iter().try_for_each(|kind| host_key(dir, kind))
+}
+
+/// Takes over host keys that the configuration has, `ed25519_private` and so on. Both halves are needed.
+///
+/// # Errors
+/// When one cannot be written.
+pub fn given_host_keys(
+    dir: &Path,
+    keys: &std::collections::BTreeMap<String, String>,
+) -> Result<()> {
+    for kind in ["rsa", "ecdsa", "ed25519"] {
+        let half = |name: &str| keys.get(&format!("{kind}_{name}"));
+        let (Some(private), Some(public)) = (half("private"), half("public")) else { continue };
+        let path = dir.join(format!("ssh_host_{kind}_key"));
+        durable::write(
+            &path.with_extension("pub"),
+            format!("{}\n", public.trim()).as_bytes(),
+            0o644,
+        )?;
+        durable::write(&path, format!("{}\n", private.trim()).as_bytes(), 0o600)?;
+        if let Some(certificate) = half("certificate") {
+            let path = dir.join(format!("ssh_host_{kind}_key-cert.pub"));
+            durable::write(&path, format!("{}\n", certificate.trim()).as_bytes(), 0o644)?;
+        }
+    }
+    Ok(())
 }
 
 /// A key gets its name only when both halves are on disk.
@@ -75,10 +105,12 @@ pub fn config(daemon: &Daemon, keys: &Path) -> String {
     for kind in KINDS {
         line("HostKey", &keys.join(format!("ssh_host_{kind}_key")).display().to_string());
     }
-    line("AllowUsers", &daemon.user);
+    let users: Vec<&str> =
+        std::iter::once(&daemon.user).chain(&daemon.others).map(String::as_str).collect();
+    line("AllowUsers", &users.join(" "));
+    line("PasswordAuthentication", if daemon.passwords { "yes" } else { "no" });
     line("PermitRootLogin", if daemon.user == "root" { "prohibit-password" } else { "no" });
     for (key, value) in [
-        ("PasswordAuthentication", "no"),
         ("KbdInteractiveAuthentication", "no"),
         ("UsePAM", "no"),
         ("UseDNS", "no"),
@@ -98,16 +130,27 @@ mod tests {
 
     #[test]
     fn keys_only_and_one_user() {
-        let daemon = Daemon { port: 2022, listen: vec!["10.0.0.1".into()], user: "ros".into() };
+        let daemon = Daemon {
+            port: 2022,
+            listen: vec!["10.0.0.1".into()],
+            user: "ros".into(),
+            others: vec!["ann".into()],
+            passwords: false,
+        };
         let text = config(&daemon, Path::new("/k"));
         for line in [
             "Port 2022\nListenAddress 10.0.0.1\nHostKey /k/ssh_host_ed25519_key\n",
-            "AllowUsers ros\nPermitRootLogin no\nPasswordAuthentication no\n",
+            "AllowUsers ros ann\nPasswordAuthentication no\nPermitRootLogin no\n",
         ] {
             assert!(text.contains(line), "{text}");
         }
-        let root = config(&Daemon { user: "root".into(), ..daemon }, Path::new("/k"));
-        assert!(root.contains("AllowUsers root\nPermitRootLogin prohibit-password\n"));
+        let root = config(
+            &Daemon { user: "root".into(), others: Vec::new(), passwords: true, ..daemon },
+            Path::new("/k"),
+        );
+        assert!(root.contains(
+            "AllowUsers root\nPasswordAuthentication yes\nPermitRootLogin prohibit-password\n"
+        ));
     }
 
     #[test]

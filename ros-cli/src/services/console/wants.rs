@@ -1,5 +1,7 @@
 //! From the configuration to what the console is to become.
 
+use std::path::Path;
+
 use cloud_config::Settings;
 use cloud_config::settings::{Command, WriteFile};
 use ros_api::paths;
@@ -8,6 +10,7 @@ use super::accounts::Account;
 use super::files::File;
 use super::run::Wants;
 use super::sshd::Daemon;
+use super::users;
 use crate::services::apply::all_mounts;
 
 /// File mode of cloud-init.
@@ -27,10 +30,16 @@ impl Wants {
             }
         };
         let ssh = &settings.ros.ssh;
+        let further = users::further(settings, &account.name);
+        let mut environment: Vec<(String, String)> =
+            settings.ros.environment.clone().into_iter().collect();
+        environment.extend(settings.ros.network.proxies());
         let sshd = ssh.daemon.then(|| Daemon {
             port: ssh.port,
             listen: ssh.listen_address.iter().cloned().collect(),
             user: account.name.clone(),
+            others: further.iter().map(|user| user.name.clone()).collect(),
+            passwords: settings.ssh_pwauth && settings.allows("password"),
         });
         let (files, unreadable): (Vec<_>, Vec<_>) = settings
             .write_files
@@ -38,17 +47,43 @@ impl Wants {
             .filter(|file| is_ours(file))
             .map(file)
             .partition(Result::is_ok);
+        let elsewhere = settings.write_files.iter().filter(|file| !is_ours(file));
+        wrong.extend(elsewhere.map(|file| {
+            format!(
+                "write_files: {}: only the console receives files, not {}",
+                file.path, file.container
+            )
+        }));
         wrong.extend(unreadable.into_iter().filter_map(Result::err));
         let wants = Self {
             version: version.to_owned(),
             hostname: Some(settings.host_name().to_owned()),
+            users: further,
+            groups: settings.groups.0.clone(),
+            passwords: users::passwords(settings, &account.name),
+            host_keys: settings.ssh_keys.clone(),
+            timezone: settings.timezone.clone(),
+            certificates: settings.ca_certs.clone(),
+            environment,
+            filesystems: settings.fs_setup.clone(),
+            final_message: settings.final_message.clone(),
+            phone_home: settings.phone_home.clone(),
+            power_state: settings.power_state.clone(),
             account,
             keys: settings.ssh_authorized_keys.clone(),
-            password: settings.ros.password.clone(),
             sshd,
-            autologin: settings.ros.autologin.clone(),
+            autologin: if settings.allows("autologin") {
+                settings.ros.autologin.clone()
+            } else {
+                Vec::new()
+            },
             files: files.into_iter().filter_map(Result::ok).collect(),
-            commands: settings.runcmd.iter().map(Command::words).collect(),
+            commands: settings
+                .runcmd
+                .iter()
+                .map(Command::words)
+                .chain(cloud_config::instance::scripts(Path::new(paths::INSTANCE)))
+                .collect(),
             // The host has them too; what it mounted under a folder that both share is there already.
             mounts: all_mounts(settings),
             instance: instance(),
@@ -68,13 +103,13 @@ fn file(file: &WriteFile) -> Result<File, String> {
         mode: file.permissions.unwrap_or(MODE),
         owner: Some(file.owner.clone()).filter(|owner| !owner.is_empty()),
         append: file.append,
+        defer: file.defer,
     })
 }
 
 /// "Once" is counted by the instance; a machine without instance data is one instance.
 fn instance() -> String {
-    cloud_config::instance::instance_id(std::path::Path::new(paths::INSTANCE))
-        .unwrap_or_else(|| "none".into())
+    cloud_config::instance::instance_id(Path::new(paths::INSTANCE)).unwrap_or_else(|| "none".into())
 }
 
 #[cfg(test)]
@@ -96,7 +131,7 @@ mod tests {
             },
         ];
         let (wants, wrong) = Wants::of(&settings, "v1");
-        assert_eq!((wants.account.name.as_str(), wants.files.len(), wrong.len()), ("root", 1, 1));
+        assert_eq!((wants.account.name.as_str(), wants.files.len(), wrong.len()), ("root", 1, 2));
         assert_eq!(wants.sshd.unwrap().port, 22);
     }
 }

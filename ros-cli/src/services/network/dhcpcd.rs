@@ -24,6 +24,40 @@ pub struct Link {
     pub mtu: Option<u32>,
     /// A link-local IPv4 address when nobody answers.
     pub ipv4ll: bool,
+    /// Ask for an IPv6 address; none: as for IPv4.
+    pub dhcp6: Option<bool>,
+    /// Further routes.
+    pub routes: Vec<Route>,
+}
+
+/// A further route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// Destination, or `default`.
+    pub to: String,
+    /// Router.
+    pub via: Option<IpAddr>,
+    /// Lower is better.
+    pub metric: Option<u32>,
+    /// Routing table.
+    pub table: Option<u32>,
+    /// The router is on the link whatever the addresses say.
+    pub on_link: bool,
+}
+
+impl Route {
+    fn command(&self, name: &str) -> String {
+        let v6 = self.to.contains(':') || self.via.is_some_and(|via| via.is_ipv6());
+        let mut line = format!("{}route replace {}", if v6 { "-6 " } else { "" }, self.to);
+        line.extend(self.via.map(|via| format!(" via {via}")));
+        line.push_str(&format!(" dev {name}"));
+        line.extend(self.metric.map(|metric| format!(" metric {metric}")));
+        line.extend(self.table.map(|table| format!(" table {table}")));
+        if self.on_link {
+            line.push_str(" onlink");
+        }
+        line
+    }
 }
 
 impl Link {
@@ -34,7 +68,7 @@ impl Link {
     /// Whether an address is expected at all.
     #[must_use]
     pub fn expects_address(&self) -> bool {
-        self.dhcp || self.ipv4ll || !self.addresses.is_empty()
+        self.dhcp || self.ipv4ll || self.dhcp6 == Some(true) || !self.addresses.is_empty()
     }
 }
 
@@ -86,10 +120,11 @@ fn options(link: &Link) -> Vec<String> {
     }
     options
         .extend(link.of_family(true).next().map(|address| format!("static ip6_address={address}")));
-    if !link.dhcp {
+    let dhcp6 = link.dhcp6.unwrap_or(link.dhcp);
+    if !dhcp6 {
         options.push("nodhcp6".to_owned());
     }
-    if !link.dhcp && link.gateway_ipv6.is_some() {
+    if !dhcp6 && link.gateway_ipv6.is_some() {
         options.push("noipv6rs".to_owned());
     }
     options
@@ -111,6 +146,7 @@ pub fn commands(link: &Link) -> Vec<Vec<String>> {
     if let Some(gateway) = link.gateway_ipv6 {
         add(format!("-6 route replace default via {gateway} dev {name}"));
     }
+    link.routes.iter().for_each(|route| add(route.command(name)));
     lines
 }
 
@@ -144,9 +180,25 @@ mod tests {
             gateway: Some("10.0.0.1".parse().unwrap()),
             gateway_ipv6: Some("fe80::1".parse().unwrap()),
             mtu: Some(1400),
+            routes: vec![
+                Route {
+                    to: "10.9.0.0/16".into(),
+                    via: "10.0.0.9".parse().ok(),
+                    metric: Some(5),
+                    ..Route::default()
+                },
+                Route {
+                    to: "default".into(),
+                    via: "fe80::2".parse().ok(),
+                    table: Some(7),
+                    on_link: true,
+                    ..Route::default()
+                },
+            ],
             ..link("a")
         };
-        let table: [(Link, &[&str]); 5] = [
+        let table: [(Link, &[&str]); 6] = [
+            (Link { dhcp6: Some(true), ..link("a") }, &["noipv4ll", "nodhcp"]),
             (Link { dhcp: true, ..link("a") }, &["noipv4ll"]),
             (Link { dhcp: true, ipv4ll: true, ..link("a") }, &[]),
             (link("a"), &["noipv4ll", "nodhcp", "nodhcp6"]),
@@ -178,6 +230,8 @@ mod tests {
                 "address replace 10.0.0.6/24 dev a",
                 "address replace fd00::6/64 dev a",
                 "-6 route replace default via fe80::1 dev a",
+                "route replace 10.9.0.0/16 via 10.0.0.9 dev a metric 5",
+                "-6 route replace default via fe80::2 dev a table 7 onlink",
             ]
         );
     }

@@ -16,12 +16,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use super::dhcpcd::{self, Link};
+use super::links::Step;
 use super::resolv::{self, Dns};
-use super::{interfaces, ready};
+use super::{interfaces, netlink, ready};
 use crate::services::console::supervise;
+use crate::services::progress;
 
 /// How long a link may take to appear before no cable is thought to be in.
 const CARRIER_LIMIT: Duration = Duration::from_secs(5);
+/// How long one command of the configuration may take.
+const HOOK_LIMIT: Duration = Duration::from_secs(30);
 /// How often links are looked at until then.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -30,6 +34,12 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Wants {
     /// Each interface that is configured.
     pub links: Vec<Link>,
+    /// What is made before: bonds, bridges, VLANs.
+    pub steps: Vec<Step>,
+    /// Commands before and after everything, and around each interface.
+    pub before: Vec<Vec<String>>,
+    /// After.
+    pub after: Vec<Vec<String>>,
     /// Configured name servers.
     pub dns: Dns,
     /// How long an address may take.
@@ -56,9 +66,12 @@ pub async fn run(wants: &Wants, places: &Places) -> Result<ExitCode> {
     resolv::configure(&places.resolv, &wants.dns)?;
     let config = write_config(wants, places)?;
     ip(&["link", "set", "dev", "lo", "up"]).await;
+    hooks(&wants.before).await;
+    netlink::carry_out(&wants.steps).await.iter().for_each(|wrong| say_wrong(wrong));
     for line in wants.links.iter().flat_map(dhcpcd::commands) {
         ip(&line.iter().map(String::as_str).collect::<Vec<_>>()).await;
     }
+    hooks(&wants.after).await;
     let mut child = Command::new("dhcpcd")
         .args(["--nobackground", "--config"])
         .arg(&config)
@@ -131,6 +144,26 @@ fn write_config(wants: &Wants, places: &Places) -> Result<PathBuf> {
     let text = dhcpcd::config(&wants.links, &hook.display().to_string());
     fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
     Ok(config)
+}
+
+fn say_wrong(wrong: &str) {
+    eprintln!("network: {wrong}");
+    progress::complain(&format!("network: {wrong}"));
+}
+
+/// Runs commands of the configuration, each bounded; one that fails is said.
+async fn hooks(commands: &[Vec<String>]) {
+    for words in commands {
+        let [program, arguments @ ..] = &words[..] else { continue };
+        let run =
+            Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).status();
+        match tokio::time::timeout(HOOK_LIMIT, run).await {
+            Ok(Ok(status)) if status.success() => {}
+            Ok(Ok(status)) => say_wrong(&format!("{words:?}: {status}")),
+            Ok(Err(error)) => say_wrong(&format!("{words:?}: {error}")),
+            Err(_) => say_wrong(&format!("{words:?}: not done after {} s", HOOK_LIMIT.as_secs())),
+        }
+    }
 }
 
 /// Runs `ip`, or busybox's. What fails is said: dhcpcd does its part all the same.

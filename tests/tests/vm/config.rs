@@ -1,0 +1,63 @@
+//! Configuration on a booted machine: a bridge with a VLAN on it carries the machine, users are made, changes are
+//! applied in place, a change on trial goes back, and a broken file locks nobody out.
+
+use anyhow::{Result, ensure};
+
+use crate::site::{BOOT, Site};
+
+const USER_DATA: &str = "\
+fqdn: config-one.example
+users: [default, {name: ann, groups: [sudo, ops], sudo: 'ALL=(ALL) NOPASSWD:ALL', gecos: Ann}]
+ca_certs: {trusted: [\"-----BEGIN CERTIFICATE-----\\nAA==\\n-----END CERTIFICATE-----\"]}
+swap: {size: 16M}
+packages: [vim]
+rancher:
+  network:
+    interfaces:
+      'e*': {bridge: br0}
+      br0: {bridge: 'true', dhcp: true, vlans: '7:v7'}
+      v7: {addresses: [10.7.0.1/24, 'fd00:7::1/64'], routes: [{to: 10.8.0.0/16, via: 10.7.0.2}]}
+";
+
+#[test]
+fn a_bridge_users_changes_in_place_and_the_way_back() -> Result<()> {
+    let site = Site::new("config")?;
+    let (_machine, first) = site.boot(site.spec("v1.0", USER_DATA)?)?;
+    site.settled()?;
+    ensure!(site.guest.ok("hostname")? == "config-one");
+    let addresses = site.guest.ok("ip -o addr")?;
+    for expected in ["br0    inet 10.0.2.", "inet 10.7.0.1/24", "inet6 fd00:7::1/64"] {
+        ensure!(addresses.contains(expected), "no {expected:?} in:\n{addresses}");
+    }
+    ensure!(site.guest.ok("ip route")?.contains("10.8.0.0/16 via 10.7.0.2"));
+    ensure!(site.guest.ok("id ann")?.contains("(ops)"));
+    ensure!(site.guest.ok("sudo -u ann sudo -n id -u")? == "0");
+    ensure!(site.guest.ok("cat /proc/swaps")?.contains("/var/swap.img"));
+    let complaints = site.guest.ok("ros config validate; true")?;
+    ensure!(complaints.contains("packages: accepted, but does nothing"), "{complaints}");
+
+    site.guest.ok("ros config set ros.sysctl.kernel.domainname in.place")?;
+    site.guest.ok("ros config set ros.environment.MARK here")?;
+    let applied = site.guest.ok("ros config apply")?;
+    ensure!(applied.contains("changed: console took it over"), "{applied}");
+    ensure!(site.guest.ok("cat /proc/sys/kernel/domainname")? == "in.place");
+    site.guest.ok("for i in $(seq 50); do grep -q MARK=here /etc/environment && exit 0; sleep 0.2; done; exit 1")?;
+
+    site.guest.ok("ros config set hostname on-trial && ros config apply --confirm 5")?;
+    ensure!(site.guest.ok("hostname")? == "on-trial");
+    site.guest.ok(
+        "for i in $(seq 100); do [ $(hostname) = config-one ] && exit 0; sleep 0.2; done; exit 1",
+    )?;
+
+    site.guest.ok(
+        "sudo sh -c 'echo \"hostname: [\" > /var/lib/ros/conf/cloud-config.yml'; sudo ros reboot",
+    )?;
+    site.guest.wait_boot(&first, BOOT)?;
+    ensure!(
+        site.guest.ok("cat /proc/sys/kernel/domainname")? == "in.place",
+        "the last good file counts"
+    );
+    ensure!(site.guest.run("ros config validate")?.status == 1);
+    site.guest.ok("ros config restore && ros config validate")?;
+    Ok(())
+}
