@@ -70,7 +70,7 @@ impl Engine {
         if let Err(error) = self.release_network(container).await {
             tracing::warn!("container {}: {error}", container.id);
         }
-        self.unmount_volumes(container);
+        self.unmount_volumes(container).await;
     }
 
     /// Boxed, because a launch spawns the watch that comes back here.

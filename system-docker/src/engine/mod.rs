@@ -70,8 +70,8 @@ pub struct Engine {
     /// By exec id; the same.
     execs: Mutex<HashMap<String, Arc<exec::Exec>>>,
     networks: networks::Networks,
-    /// Held while a volume is mounted or unmounted; only on threads that may wait.
-    mounting: Arc<Mutex<()>>,
+    /// Volumes with options, and the containers that start or run with each. Held while one is mounted or unmounted.
+    mounting: tokio::sync::Mutex<volumes::Users>,
     events: events::Bus,
     boot_id: String,
 }
@@ -101,7 +101,7 @@ impl Engine {
             limits: limits::Limits::of_host(device_rules),
             containers: Mutex::new(containers),
             execs: Mutex::default(),
-            mounting: Arc::default(),
+            mounting: tokio::sync::Mutex::default(),
             networks: networks::Networks::open(root)?,
             events: events::Bus::default(),
             boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")

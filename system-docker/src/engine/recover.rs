@@ -15,6 +15,7 @@ impl Engine {
     pub async fn recover(self: &Arc<Self>) {
         self.sweep_strangers().await;
         self.restore_networks().await;
+        self.sweep_volumes();
         let all: Vec<Arc<Container>> = self.containers().values().cloned().collect();
         for container in all {
             self.recover_one(&container).await;

@@ -3,11 +3,10 @@
 
 mod options;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
 
 use bollard_stubs::models::VolumeCreateRequest;
 use options::Source;
@@ -32,6 +31,9 @@ struct Volume {
     #[serde(default)]
     options: BTreeMap<String, String>,
 }
+
+/// Pairs of a volume and a container that needs it mounted.
+pub type Users = HashSet<(String, String)>;
 
 /// Filters of `volume ls`.
 pub const FILTERS: [&str; 4] = ["dangling", "driver", "label", "name"];
@@ -206,13 +208,14 @@ impl Engine {
         for mount in record.mounts.iter().filter(|mount| mount.kind == Kind::Volume) {
             let source = Source::parse(&self.volume_record(&mount.name)?.options)?;
             let Some(source) = source else { continue };
-            let (mount, layers, one) = (mount.clone(), layers.clone(), Arc::clone(&self.mounting));
-            // A server far away may let wait.
+            let mut users = self.mounting.lock().await;
+            users.insert((mount.name.clone(), record.id.clone()));
+            if options::is_mounted(&mount.source) {
+                continue;
+            }
+            let (mount, layers) = (mount.clone(), layers.clone());
+            // A server far away may let wait, but not the daemon.
             let mounted = tokio::task::spawn_blocking(move || {
-                let _one = one.lock().unwrap_or_else(PoisonError::into_inner);
-                if options::is_mounted(&mount.source) {
-                    return Ok(());
-                }
                 source.mount(&mount.source)?;
                 fill(&mount, &layers)
             });
@@ -224,19 +227,42 @@ impl Engine {
     }
 
     /// Unmounts the volumes with options of a container that ended, where nobody else has them.
-    pub(super) fn unmount_volumes(&self, container: &Container) {
+    pub(super) async fn unmount_volumes(&self, container: &Container) {
         let mounts = container.record().mounts.clone();
         for mount in mounts.iter().filter(|mount| mount.kind == Kind::Volume) {
-            let _one = self.mounting.lock().unwrap_or_else(PoisonError::into_inner);
-            let other = self.containers().values().any(|other| {
-                let record = other.record();
-                other.id != container.id && record.state.is_running() && has(&record, &mount.name)
-            });
-            if !other
+            if self.volume_record(&mount.name).is_ok_and(|volume| volume.options.is_empty()) {
+                continue;
+            }
+            let mut users = self.mounting.lock().await;
+            users.remove(&(mount.name.clone(), container.id.clone()));
+            if !users.iter().any(|(volume, _)| *volume == mount.name)
+                && !self.runs_with(&mount.name, &container.id)
                 && options::is_mounted(&mount.source)
                 && let Err(error) = options::unmount(&mount.source)
             {
                 tracing::warn!("volume {}: unmount: {error}", mount.name);
+            }
+        }
+    }
+
+    /// Whether a container other than `but` runs with the volume: one that an earlier daemon started, too.
+    fn runs_with(&self, volume: &str, but: &str) -> bool {
+        self.containers().values().any(|container| {
+            let record = container.record();
+            record.id != but && record.state.is_running() && has(&record, volume)
+        })
+    }
+
+    /// Unmounts what an earlier daemon mounted for a container that never ran.
+    pub(super) fn sweep_volumes(&self) {
+        for name in self.volume_names().unwrap_or_default() {
+            let data = self.volume_dir(&name).join("_data");
+            if self.volume_record(&name).is_ok_and(|volume| !volume.options.is_empty())
+                && options::is_mounted(&data)
+                && !self.runs_with(&name, "")
+                && let Err(error) = options::unmount(&data)
+            {
+                tracing::warn!("volume {name}: unmount: {error}");
             }
         }
     }

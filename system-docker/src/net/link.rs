@@ -26,6 +26,8 @@ const AF_INET6: u8 = 10;
 pub struct Bridge {
     /// Interface name.
     pub name: String,
+    /// Says whose it is, whatever its name.
+    pub label: String,
     /// Hardware address, fixed: a bridge without one changes it with every port.
     pub mac: [u8; 6],
     /// 0: the kernel's.
@@ -107,8 +109,8 @@ pub fn find(name: &str) -> io::Result<Option<Link>> {
     }
 }
 
-/// Names of all links.
-pub fn names() -> io::Result<Vec<String>> {
+/// Names of all links, and what they are labelled with.
+pub fn names() -> io::Result<Vec<(String, String)>> {
     let request = rt_link::Request::new().op_getlink_dump(&Ifinfomsg::new());
     let mut socket = NetlinkSocket::new();
     let mut replies = socket.request(&request)?;
@@ -116,7 +118,9 @@ pub fn names() -> io::Result<Vec<String>> {
     while let Some(reply) = replies.recv() {
         let (_, attributes) = reply.map_err(told("list links"))?;
         if let Ok(name) = attributes.get_ifname() {
-            names.push(name.to_string_lossy().into_owned());
+            let label = attributes.get_ifalias().unwrap_or_default();
+            let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+            names.push((text(name), text(label)));
         }
     }
     Ok(names)
@@ -147,7 +151,10 @@ pub fn ensure_bridge(bridge: &Bridge) -> io::Result<()> {
     for address in &bridge.addresses {
         add_address(index, *address)?;
     }
-    set(up(index), &bridge.name)?;
+    let mut request = rt_link::Request::new().op_setlink_do(&up(index));
+    request.encode().push_ifalias_bytes(bridge.label.as_bytes());
+    let done = NetlinkSocket::new().request(&request)?.recv_ack();
+    done.map_err(told(&format!("set up {}", bridge.name)))?;
     forward(bridge)
 }
 

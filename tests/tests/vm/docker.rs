@@ -19,6 +19,8 @@ impl Docker {
     /// Opens the tunnel and loads `busybox:test`.
     pub fn connect(site: &Site) -> Result<Self> {
         let socket = site.dir.join("docker.sock");
+        // That of an earlier tunnel: ssh leaves it when it is killed.
+        let _ = std::fs::remove_file(&socket);
         let mut ssh = site.guest.ssh();
         ssh.args(["-N", "-L"]).arg(format!(
             "{}:{}",

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::endpoint::{Attachment, Endpoint, Live};
-use super::network::{BRIDGE, Network};
+use super::network::{BRIDGE, LABEL, Network};
 use super::{asked::Mode, ipam, lock, names, ports};
 use crate::engine::container::{Container, Record};
 use crate::engine::error::{ApiError, Result};
@@ -242,16 +242,15 @@ impl Engine {
                 tracing::warn!("container {}: {error}", container.id);
             }
         }
-        if networks.is_empty() {
-            return;
-        }
         for network in networks {
             let (bridge, name) = (network.to_bridge(), network.name.clone());
             if let Err(error) = net::on_thread(move || link::ensure_bridge(&bridge)).await {
                 tracing::warn!("network {name}: {error}");
             }
         }
-        if let Err(error) = self.write_rules().await {
+        if self.has_networks()
+            && let Err(error) = self.write_rules().await
+        {
             tracing::warn!("rules of networks: {error}");
         }
         if let Err(error) = self.sweep_links(&all).await {
@@ -259,16 +258,26 @@ impl Engine {
         }
     }
 
-    /// Ends of pairs that no container has: of starts that were cut short.
+    /// Whether there are any: without, the kernel is not asked for anything that would load a module.
+    fn has_networks(&self) -> bool {
+        !self.networks.list().is_empty()
+    }
+
+    /// Ends of pairs that no container has, and bridges of no network: of starts and removals that were cut short.
     async fn sweep_links(&self, all: &[Arc<Container>]) -> Result<()> {
         let mut own = HashSet::new();
         for container in all {
             let endpoints = &container.record().network.endpoints;
             own.extend(endpoints.iter().filter_map(|e| Some(e.live.as_ref()?.host.clone())));
         }
-        let stray = move |name: &String| name.starts_with(HOST_END) && !own.contains(name);
+        let ids: HashSet<String> = self.networks.list().iter().map(|n| n.id.clone()).collect();
+        let stray = move |(name, label): &(String, String)| {
+            name.starts_with(HOST_END) && !own.contains(name)
+                || label.strip_prefix(LABEL).is_some_and(|id| !ids.contains(id))
+        };
         Ok(net::on_thread(move || {
-            link::names()?.iter().filter(|name| stray(name)).try_for_each(|name| link::remove(name))
+            let all = link::names()?;
+            all.iter().filter(|link| stray(link)).try_for_each(|(name, _)| link::remove(name))
         })
         .await?)
     }

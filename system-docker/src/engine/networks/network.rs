@@ -18,6 +18,8 @@ use crate::net::rules::Bridged;
 pub const BRIDGE: &str = "bridge";
 /// Its interface; not `docker0`, which is the user's engine's.
 const BRIDGE_INTERFACE: &str = "system-docker0";
+/// What our bridges are labelled with, before the network's id.
+pub const LABEL: &str = "system-docker network ";
 /// Names that are no networks of a user's.
 pub const PREDEFINED: [&str; 3] = [BRIDGE, "host", "none"];
 
@@ -113,6 +115,7 @@ impl Network {
         let own = |subnet: &Subnet| IpNet::new(subnet.gateway, subnet.subnet.prefix_len()).ok();
         Bridge {
             name: self.bridge.interface.clone(),
+            label: format!("{LABEL}{}", self.id),
             mac,
             mtu: self.bridge.mtu,
             addresses: self.subnets.iter().filter_map(own).collect(),
