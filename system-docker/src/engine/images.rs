@@ -123,8 +123,11 @@ impl Engine {
         let id = self.resolve(name)?;
         let record = self.store.image(&id)?;
         if let Some(user) = self.image_user(&record) {
-            let named =
-                name.parse::<Reference>().is_ok_and(|name| record.references.contains(&name));
+            let named = name.parse::<Reference>().is_ok_and(|name| {
+                let latest = name.with_tag("latest");
+                let bare = name.tag.is_none() && name.digest.is_none();
+                record.references.contains(if bare { &latest } else { &name })
+            });
             let others = record.tags().count() > 1;
             if !(named && others) {
                 return Err(ApiError::conflict(format!(
@@ -151,17 +154,20 @@ impl Engine {
     }
 
     /// Removes images without a name (or, with `all`, without a use); services of installed generations stay.
-    pub fn prune_images(&self, all: bool) -> Result<Vec<Value>> {
+    pub fn prune_images(&self, all: bool, filters: &Filters) -> Result<Value> {
         let mut gone = Vec::new();
+        let until = filters.until()?;
         for image in self.store.images()? {
             let dangling = image.tags().next().is_none();
-            if (all || dangling) && self.image_user(&image).is_none() {
+            let labels = image.labels.clone().into_iter().collect();
+            let chosen = filters.labels(&labels)
+                && until.is_none_or(|until| image.created.saturating_mul(1_000_000_000) < until);
+            if (all || dangling) && chosen && self.image_user(&image).is_none() {
                 let removed = self.store.remove(&image.id.to_string(), true, |_| None)?;
                 gone.extend(removed.iter().map(|removed| self.told(removed)));
             }
         }
-        self.collect();
-        Ok(gone)
+        Ok(json!({ "ImagesDeleted": gone, "SpaceReclaimed": self.collect() }))
     }
 
     /// Who needs an image: a container, or a generation that is installed.
@@ -194,8 +200,8 @@ impl Engine {
             .map(|(number, version)| format!("generation {number} ({version})"))
     }
 
-    /// Layers of containers stay, whatever became of their images' names.
-    fn collect(&self) {
+    /// Layers of containers stay, whatever became of their images' names. Answers the bytes that are free now.
+    fn collect(&self) -> u64 {
         let in_use: BTreeSet<Digest> = {
             let all = self.containers();
             let images: BTreeSet<Digest> =
@@ -206,8 +212,12 @@ impl Engine {
                 .flat_map(|image| image.layers)
                 .collect()
         };
-        if let Err(error) = self.store.collect_garbage(&in_use) {
-            tracing::warn!("collecting garbage: {error}");
+        match self.store.collect_garbage(&in_use) {
+            Ok(reclaimed) => reclaimed.bytes,
+            Err(error) => {
+                tracing::warn!("collecting garbage: {error}");
+                0
+            }
         }
     }
 

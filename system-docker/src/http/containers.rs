@@ -138,8 +138,10 @@ pub async fn remove(State(engine): App, Path(id): Path<String>, Query(query): As
     nothing()
 }
 
-pub async fn prune(State(engine): App) -> Answer {
-    json(json!({ "ContainersDeleted": engine.prune_containers().await?, "SpaceReclaimed": 0 }))
+pub async fn prune(State(engine): App, Query(query): Ask) -> Answer {
+    let filters = Filters::parse(text(&query, "filters"), &["label", "label!", "until"])?;
+    let (gone, bytes) = engine.prune_containers(&filters).await?;
+    json(json!({ "ContainersDeleted": gone, "SpaceReclaimed": bytes }))
 }
 
 pub async fn resize(State(engine): App, Path(id): Path<String>, Query(query): Ask) -> Answer {
@@ -224,6 +226,7 @@ pub async fn attach(
         stdout: flag(query.get("stdout")),
         stderr: flag(query.get("stderr")),
         raw: container.record().tty(),
+        tty: container.record().tty(),
         detach_keys: detach_keys(text(&query, "detachKeys"))?,
     };
     let before = match flag(query.get("logs")) {

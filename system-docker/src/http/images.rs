@@ -55,11 +55,11 @@ pub async fn remove(State(engine): App, Path(name): Path<String>, Query(query): 
 }
 
 pub async fn prune(State(engine): App, Query(query): Ask) -> Answer {
-    let filters = Filters::parse(text(&query, "filters"), &["dangling", "label", "until"])?;
+    let filters =
+        Filters::parse(text(&query, "filters"), &["dangling", "label", "label!", "until"])?;
     let all = filters.has("dangling")
         && filters.any("dangling", |wanted| matches!(wanted, "false" | "0"));
-    let gone = engine.blocking(move |engine| engine.prune_images(all)).await?;
-    json(json!({ "ImagesDeleted": gone, "SpaceReclaimed": 0 }))
+    json(engine.blocking(move |engine| engine.prune_images(all, &filters)).await?)
 }
 
 /// `POST /images/create`: a pull; a wrong name is refused before anything is streamed.
