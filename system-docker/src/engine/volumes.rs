@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::error::{ApiError, Result};
+use super::list::Filters;
 use super::mounts::{Kind, MountPoint};
 use super::time::{now, rfc3339};
 use super::{Engine, new_id};
@@ -86,19 +87,22 @@ impl Engine {
     }
 
     /// Removes volumes that no container has: the anonymous ones, or `all`.
-    pub fn prune_volumes(&self, all: bool) -> Result<Vec<String>> {
-        let mut gone = Vec::new();
+    pub fn prune_volumes(&self, all: bool, filters: &Filters) -> Result<(Vec<String>, u64)> {
+        let (mut gone, mut bytes) = (Vec::new(), 0);
         for volume in self.volumes()? {
             let name = volume["Name"].as_str().unwrap_or_default();
             let record = fs::read(self.volume_dir(name).join("volume.json")).unwrap_or_default();
             let anonymous =
                 serde_json::from_slice::<Volume>(&record).is_ok_and(|volume| volume.anonymous);
-            if (all || anonymous) && self.volume_user(name).is_none() {
+            let labels = serde_json::from_value(volume["Labels"].clone()).unwrap_or_default();
+            let chosen = (all || anonymous) && filters.labels(&labels);
+            if chosen && self.volume_user(name).is_none() {
+                bytes += super::remove::size_of(&self.volume_dir(name).join("_data"));
                 self.remove_volume(name, true)?;
                 gone.push(name.to_owned());
             }
         }
-        Ok(gone)
+        Ok((gone, bytes))
     }
 
     fn volume_user(&self, name: &str) -> Option<String> {

@@ -65,6 +65,7 @@ fn system_routes() -> Router<Arc<Engine>> {
         .route("/events", get(system::events))
         .route("/system/df", get(system::disk_usage))
         .route("/auth", post(system::auth))
+        .route("/plugins", get(system::plugins))
 }
 
 fn container_routes() -> Router<Arc<Engine>> {
@@ -161,9 +162,8 @@ fn number(version: &str) -> Option<(u32, u32)> {
 }
 
 async fn unknown(request: Request) -> Response {
-    const REFUSED: [&str; 9] = [
-        "build", "swarm", "plugins", "services", "tasks", "nodes", "secrets", "configs", "session",
-    ];
+    const REFUSED: [&str; 4] = ["build", "plugins", "session", "grpc"];
+    const SWARM: [&str; 6] = ["swarm", "services", "tasks", "nodes", "secrets", "configs"];
     let first = request
         .uri()
         .path()
@@ -172,7 +172,11 @@ async fn unknown(request: Request) -> Response {
         .next()
         .unwrap_or_default()
         .to_owned();
-    if REFUSED.contains(&first.as_str()) {
+    let path = request.uri().path();
+    if SWARM.contains(&first.as_str()) && !matches!(path, "/swarm/init" | "/swarm/join") {
+        return Refusal(ApiError::no_swarm()).into_response();
+    }
+    if REFUSED.contains(&first.as_str()) || first == "swarm" {
         return Refusal(ApiError::refused(&first)).into_response();
     }
     let mut response = Refusal(ApiError::missing("page not found")).into_response();

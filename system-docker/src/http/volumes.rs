@@ -56,7 +56,8 @@ pub async fn remove(State(engine): App, Path(name): Path<String>, Query(query): 
 }
 
 pub async fn prune(State(engine): App, Query(query): Ask) -> Answer {
-    let filters = Filters::parse(text(&query, "filters"), &["all", "label"])?;
+    let filters = Filters::parse(text(&query, "filters"), &["all", "label", "label!"])?;
     let all = filters.has("all") && filters.any("all", |wanted| matches!(wanted, "true" | "1"));
-    json(json!({ "VolumesDeleted": engine.prune_volumes(all)?, "SpaceReclaimed": 0 }))
+    let (gone, bytes) = engine.prune_volumes(all, &filters)?;
+    json(json!({ "VolumesDeleted": gone, "SpaceReclaimed": bytes }))
 }
