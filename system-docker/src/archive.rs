@@ -135,7 +135,8 @@ fn put(path: &Path, keep_kinds: bool) -> Result<()> {
         return Err(io::Error::from(io::ErrorKind::NotADirectory))
             .with_context(|| path.display().to_string());
     }
-    let mut archive = tar::Archive::new(io::stdin().lock());
+    let plain = ros_image::decompressed(io::stdin().lock()).context("read the archive")?;
+    let mut archive = tar::Archive::new(plain);
     archive.set_preserve_permissions(true);
     archive.set_preserve_ownerships(true);
     archive.set_unpack_xattrs(true);

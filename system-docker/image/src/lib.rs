@@ -8,6 +8,7 @@
 //! | `object` | the pool of files that layers share |
 //! | `verity` | fs-verity digests of a layer's files |
 //! | `collect` | garbage |
+//! | `compose` | images made here: commit, import |
 //! | `load`, `save` | archives and layouts |
 //! | `registry`, `pull` | registries |
 //!
@@ -15,6 +16,7 @@
 //! threads. No daemon is needed; any number of processes may use one store.
 
 mod collect;
+mod compose;
 mod error;
 mod image;
 mod layer;
@@ -28,9 +30,10 @@ mod store;
 mod verity;
 
 pub use collect::Reclaimed;
+pub use compose::Description;
 pub use error::{Error, Result};
 pub use image::{ImageId, ImageRecord, Removed, familiar};
-pub use layer::LayerFacts;
+pub use layer::{LayerFacts, decompressed};
 pub use load::{LoadEvent, Loaded};
 pub use manifest::{Descriptor, Manifest, Platform};
 pub use pull::{PullEvent, PullPlan, Pulled};
