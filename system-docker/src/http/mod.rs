@@ -71,6 +71,7 @@ fn system_routes() -> Router<Arc<Engine>> {
 fn container_routes() -> Router<Arc<Engine>> {
     Router::new()
         .route("/containers/json", get(containers::list))
+        .route("/commit", post(containers::commit))
         .route("/containers/create", post(containers::create))
         .route("/containers/prune", post(containers::prune))
         .route("/containers/{id}", delete(containers::remove))
@@ -105,7 +106,7 @@ fn container_routes() -> Router<Arc<Engine>> {
 fn image_routes() -> Router<Arc<Engine>> {
     Router::new()
         .route("/images/json", get(images::list))
-        .route("/images/create", post(images::pull))
+        .route("/images/create", post(images::create).layer(DefaultBodyLimit::disable()))
         .route("/images/load", post(images::load).layer(DefaultBodyLimit::disable()))
         .route("/images/get", get(images::save_all))
         .route("/images/prune", post(images::prune))
