@@ -10,7 +10,7 @@
 //! | `collect` | garbage |
 //! | `compose` | images made here: commit, import |
 //! | `load`, `save` | archives and layouts |
-//! | `registry`, `pull` | registries |
+//! | `registry`, `pull`, `push` | registries |
 //!
 //! All of it blocks, but what asks a registry: that is async and does its disk work on tokio's blocking
 //! threads. No daemon is needed; any number of processes may use one store.
@@ -24,6 +24,7 @@ mod load;
 mod manifest;
 mod object;
 mod pull;
+mod push;
 mod registry;
 mod save;
 mod store;
@@ -37,5 +38,6 @@ pub use layer::{LayerFacts, decompressed};
 pub use load::{LoadEvent, Loaded};
 pub use manifest::{Descriptor, Manifest, Platform};
 pub use pull::{PullEvent, PullPlan, Pulled};
+pub use push::{PushEvent, Pushed};
 pub use registry::{Registries, RegistryOptions, RemoteImage, list_tags, manifest_of};
 pub use store::{Limits, Store};

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ros_api::{Digest, Generations, Reference, paths};
-use ros_image::{ImageRecord, LoadEvent, PullEvent, Registries, Removed, familiar};
+use ros_image::{ImageRecord, LoadEvent, PullEvent, PushEvent, Registries, Removed, familiar};
 use serde_json::{Value, json};
 
 use super::Engine;
@@ -254,6 +254,37 @@ impl Engine {
         Ok(())
     }
 
+    /// Gives an image to its registry; `tell` is given Docker's progress messages.
+    pub async fn push(
+        &self,
+        name: &str,
+        tag: &str,
+        auth: Option<(String, String)>,
+        tell: impl Fn(Value) + Send + Sync + Clone + 'static,
+    ) -> Result<()> {
+        let named = reference(name)?;
+        let tag = if tag.is_empty() { named.tag.as_deref().unwrap_or("latest") } else { tag };
+        let named = named.with_tag(tag);
+        let missing =
+            |_| ApiError::missing(format!("An image does not exist locally with the tag: {name}"));
+        let id = self.resolve(&named.to_string()).map_err(missing)?;
+        let registries = registries(&named, auth)?;
+        let host = named.registry.as_ref().or(registries.default_registry.as_ref());
+        let place = format!("{}/{}", host.map_or(HUB, String::as_str), named.repository);
+        tell(json!({ "status": format!("The push refers to repository [{place}]") }));
+        let telling = tell.clone();
+        let progress = move |event: PushEvent| telling(push_progress(&event));
+        let pushed = self.store.push(&id, &named, &registries, progress).await?;
+        let status = format!("{tag}: digest: {} size: {}", pushed.digest, pushed.size);
+        tell(json!({ "status": status }));
+        tell(json!({
+            "progressDetail": {},
+            "aux": { "Tag": tag, "Digest": pushed.digest.to_string(), "Size": pushed.size },
+        }));
+        self.events().other("image", "push", &named.to_string());
+        Ok(())
+    }
+
     /// What an image is in its registry, and what a pull of it would fetch: Docker's distribution inspect, with the
     /// config's labels and the missing layers besides.
     pub async fn distribution(&self, name: &str, auth: Option<(String, String)>) -> Result<Value> {
@@ -334,6 +365,19 @@ fn registries(reference: &Reference, auth: Option<(String, String)>) -> Result<R
         options.password = Some(password);
     }
     Ok(registries)
+}
+
+/// Docker's progress message for an event of a push.
+fn push_progress(event: &PushEvent) -> Value {
+    let plain = |layer: &Digest, status: &str| json!({ "status": status, "progressDetail": {}, "id": layer.short() });
+    match event {
+        PushEvent::Preparing { layer } => plain(layer, "Preparing"),
+        PushEvent::Exists { layer } => plain(layer, "Layer already exists"),
+        PushEvent::Pushing { layer, done, total } => {
+            json!({ "status": "Pushing", "progressDetail": { "current": done, "total": total }, "id": layer.short() })
+        }
+        PushEvent::Pushed { layer } => plain(layer, "Pushed"),
+    }
 }
 
 /// Docker's progress message for an event.

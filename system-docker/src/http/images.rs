@@ -38,13 +38,25 @@ pub async fn get(State(engine): App, Path(rest): Path<String>) -> Answer {
 }
 
 /// `POST /images/{name}/tag|push`
-pub async fn post(State(engine): App, Path(rest): Path<String>, Query(query): Ask) -> Answer {
+pub async fn post(
+    State(engine): App,
+    Path(rest): Path<String>,
+    Query(query): Ask,
+    headers: HeaderMap,
+) -> Answer {
     match rest.rsplit_once('/') {
         Some((name, "tag")) => {
             engine.tag(name, text(&query, "repo"), text(&query, "tag"))?;
             Ok(StatusCode::CREATED.into_response())
         }
-        Some((_, "push")) => Err(ApiError::refused("pushing images").into()),
+        Some((name, "push")) => {
+            let auth = credentials(&headers)?;
+            let (name, tag) = (name.to_owned(), text(&query, "tag").to_owned());
+            progress(|tell| async move {
+                engine.push(&name, &tag, auth, move |message| tell.say(message)).await
+            })
+            .await
+        }
         _ => Err(ApiError::missing("page not found").into()),
     }
 }
