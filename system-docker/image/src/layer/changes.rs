@@ -103,6 +103,9 @@ impl<W: Write> Changes<'_, W> {
         let path = path.with_file_name(std::ffi::OsStr::from_bytes(&name));
         let mut header = Header::new_gnu();
         header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_entry_type(EntryType::Regular);
         header.set_size(0);
         self.tar.append_data(&mut header, path, io::empty())
@@ -161,6 +164,10 @@ mod tests {
         fs::hard_link(upper.join("etc/a"), upper.join("etc/b")).unwrap();
         symlink("/anywhere", upper.join("link")).unwrap();
         fs::write(upper.join("etc/hosts"), b"").unwrap();
+        // What overlayfs leaves of a file that is gone.
+        let gone = upper.join("etc/gone");
+        let kind = rustix::fs::FileType::CharacterDevice;
+        rustix::fs::mknodat(rustix::fs::CWD, &gone, kind, rustix::fs::Mode::empty(), 0).unwrap();
         let mut text = Vec::new();
         write_changes(upper, &["etc/hosts".into()], &mut text).unwrap();
         let mut archive = tar::Archive::new(&text[..]);
@@ -177,6 +184,7 @@ mod tests {
             ("etc".to_owned(), EntryType::Directory, 0),
             ("etc/a".to_owned(), EntryType::Regular, 7),
             ("etc/b".to_owned(), EntryType::Link, 0),
+            ("etc/.wh.gone".to_owned(), EntryType::Regular, 0),
             ("link".to_owned(), EntryType::Symlink, 0),
         ];
         assert_eq!(seen, expected);
