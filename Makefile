@@ -21,7 +21,7 @@ PLANTED  := v1.3-hang v1.4-panic v1.5-sick
 REGISTRY := 127.0.0.1:$(REGISTRY_PORT)
 export PATH := $(HOME)/.cargo/bin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api figures clean
+.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api docs figures clean
 
 help:
 	@echo 'make run       build everything, boot ros in QEMU on this terminal (DETACH=1: in the background)'
@@ -29,6 +29,7 @@ help:
 	@echo 'make stop      power it off          make clean-vm   forget its disk'
 	@echo 'make test      formatting, lints, unit tests, VM tests'
 	@echo 'make test-api  the integration tests of bollard and docker-py against the daemon, on this machine'
+	@echo 'make docs      docs/docker-api.md from the router'
 	@echo 'make figures   sizes, boot times, memory, as SPECIFICATION.md has them'
 	@echo 'variables      MEMORY= DISK_SIZE= CLOUD_CONFIG= RELEASE= FIRMWARE=bios|uefi SSH_PORT= PROFILE='
 
@@ -77,6 +78,10 @@ figures: images
 
 test: setup
 	@scripts/test $(PROFILE)
+
+# Pages that are written from the code: a test fails when one is stale.
+docs:
+	WRITE_DOCS=1 cargo test -q -p system-docker coverage
 
 # Two suites that others wrote for Docker: the score and what fails.
 test-api: setup

@@ -120,7 +120,8 @@ fn export() -> Result<()> {
 }
 
 fn builder() -> tar::Builder<io::BufWriter<io::Stdout>> {
-    let mut tar = tar::Builder::new(io::BufWriter::new(io::stdout()));
+    // As much as the pipe holds: fewer, larger pieces for whoever reads.
+    let mut tar = tar::Builder::new(io::BufWriter::with_capacity(64 << 10, io::stdout()));
     tar.follow_symlinks(false);
     tar
 }

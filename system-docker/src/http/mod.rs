@@ -5,6 +5,8 @@
 mod answer;
 mod archive;
 mod containers;
+#[cfg(test)]
+mod coverage;
 mod exec;
 mod hijack;
 mod images;
