@@ -25,7 +25,7 @@ PLANTED  := v1.3-hang v1.4-panic v1.5-sick v1.6-sickens v1.7-console v1.8-never
 REGISTRY := 127.0.0.1:$(REGISTRY_PORT)
 export PATH := $(HOME)/.cargo/bin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api torture figures clean
+.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api torture docs figures clean
 
 help:
 	@echo 'make run       build everything, boot ros in QEMU on this terminal (DETACH=1: in the background)'
@@ -34,6 +34,7 @@ help:
 	@echo 'make test      formatting, lints, unit tests, VM tests'
 	@echo 'make test-api  the integration tests of bollard and docker-py against the daemon, on this machine'
 	@echo 'make torture   the power is cut CUTS=500 times (REPORT=docs/reliability.md: the tables go there)'
+	@echo 'make docs      docs/docker-api.md from the router'
 	@echo 'make figures   sizes, boot times, memory, as SPECIFICATION.md has them'
 	@echo 'variables      MEMORY= DISK_SIZE= CLOUD_CONFIG= RELEASE= FIRMWARE=bios|uefi SSH_PORT= PROFILE='
 
@@ -82,6 +83,10 @@ figures: images
 
 test: setup
 	@scripts/test $(PROFILE)
+
+# Pages that are written from the code: a test fails when one is stale.
+docs:
+	WRITE_DOCS=1 cargo test -q -p system-docker coverage
 
 # Two suites that others wrote for Docker: the score and what fails.
 test-api: setup

@@ -120,7 +120,8 @@ fn export() -> Result<()> {
 }
 
 fn builder() -> tar::Builder<io::BufWriter<io::Stdout>> {
-    let mut tar = tar::Builder::new(io::BufWriter::new(io::stdout()));
+    // As much as the pipe holds: fewer, larger pieces for whoever reads.
+    let mut tar = tar::Builder::new(io::BufWriter::with_capacity(64 << 10, io::stdout()));
     tar.follow_symlinks(false);
     tar
 }
@@ -135,7 +136,8 @@ fn put(path: &Path, keep_kinds: bool) -> Result<()> {
         return Err(io::Error::from(io::ErrorKind::NotADirectory))
             .with_context(|| path.display().to_string());
     }
-    let mut archive = tar::Archive::new(io::stdin().lock());
+    let plain = ros_image::decompressed(io::stdin().lock()).context("read the archive")?;
+    let mut archive = tar::Archive::new(plain);
     archive.set_preserve_permissions(true);
     archive.set_preserve_ownerships(true);
     archive.set_unpack_xattrs(true);

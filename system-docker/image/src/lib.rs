@@ -8,13 +8,15 @@
 //! | `object` | the pool of files that layers share |
 //! | `verity` | fs-verity digests of a layer's files |
 //! | `collect` | garbage |
+//! | `compose` | images made here: commit, import |
 //! | `load`, `save` | archives and layouts |
-//! | `registry`, `pull` | registries |
+//! | `registry`, `pull`, `push` | registries |
 //!
 //! All of it blocks, but what asks a registry: that is async and does its disk work on tokio's blocking
 //! threads. No daemon is needed; any number of processes may use one store.
 
 mod collect;
+mod compose;
 mod error;
 mod image;
 mod layer;
@@ -22,17 +24,20 @@ mod load;
 mod manifest;
 mod object;
 mod pull;
+mod push;
 mod registry;
 mod save;
 mod store;
 mod verity;
 
 pub use collect::Reclaimed;
+pub use compose::Description;
 pub use error::{Error, Result};
 pub use image::{ImageId, ImageRecord, Removed, familiar};
-pub use layer::LayerFacts;
+pub use layer::{LayerFacts, decompressed};
 pub use load::{LoadEvent, Loaded};
 pub use manifest::{Descriptor, Manifest, Platform};
 pub use pull::{PullEvent, PullPlan, Pulled};
+pub use push::{PushEvent, Pushed};
 pub use registry::{Registries, RegistryOptions, RemoteImage, list_tags, manifest_of};
 pub use store::{Limits, Store};

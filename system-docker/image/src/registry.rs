@@ -14,7 +14,7 @@ use oci_client::client::{
 };
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference as Name};
+use oci_client::{Client, Reference as Name, RegistryOperation};
 use ros_api::{Digest, Reference};
 use serde::{Deserialize, Serialize};
 
@@ -143,6 +143,13 @@ pub(crate) struct Incoming {
     pub stream: SizedStream,
 }
 
+/// The registry that a name means itself: mirrors are only read.
+pub(crate) fn home(reference: &Reference, registries: &Registries) -> Result<Endpoint> {
+    let all = endpoints(reference, registries)?;
+    let last = all.into_iter().last();
+    last.ok_or_else(|| Error::NoRegistry { reference: reference.to_string() })
+}
+
 /// The hosts for a name, mirrors first.
 fn endpoints(reference: &Reference, registries: &Registries) -> Result<Vec<Endpoint>> {
     let host = reference.registry.as_ref().or(registries.default_registry.as_ref());
@@ -269,6 +276,59 @@ impl Endpoint {
                 return Ok(tags);
             }
         }
+    }
+
+    /// Asks for the right to push.
+    pub async fn may_push(&self) -> Result<()> {
+        let name = Name::with_tag(self.host.clone(), self.repository.clone(), "latest".to_owned());
+        let asked = self.client.auth(&name, &self.auth, RegistryOperation::Push).await;
+        asked.map(|_| ()).map_err(|error| self.failed(error))
+    }
+
+    /// Whether a blob is there.
+    pub async fn has(&self, digest: &Digest) -> Result<bool> {
+        let exists = self.client.blob_exists(&self.digest_name(digest), &digest.to_string()).await;
+        exists.map_err(|error| self.failed(error))
+    }
+
+    /// Sends a small blob.
+    pub async fn push_bytes(&self, digest: &Digest, content: Vec<u8>) -> Result<()> {
+        let (name, digest) = (self.digest_name(digest), digest.to_string());
+        self.client
+            .push_blob(&name, content, &digest)
+            .await
+            .map(|_| ())
+            .map_err(|error| self.failed(error))
+    }
+
+    /// Sends a blob of `size` bytes.
+    pub async fn push_stream(
+        &self,
+        digest: &Digest,
+        size: u64,
+        chunks: impl futures_util::Stream<
+            Item = std::result::Result<bytes::Bytes, OciDistributionError>,
+        > + Send
+        + 'static,
+    ) -> Result<()> {
+        let (name, digest) = (self.digest_name(digest), digest.to_string());
+        let sent = self.client.push_blob_stream(&name, chunks, &digest, Some(size));
+        sent.await.map(|_| ()).map_err(|error| self.failed(error))
+    }
+
+    /// Puts a manifest under the tag of `reference`.
+    pub async fn push_manifest(
+        &self,
+        reference: &Reference,
+        text: Vec<u8>,
+        media_type: &str,
+    ) -> Result<()> {
+        let kind = http::HeaderValue::from_str(media_type).map_err(|e| Error::BadManifest {
+            reference: self.asked.clone(),
+            why: e.to_string(),
+        })?;
+        let sent = self.client.push_manifest_raw(&self.name(reference), text, kind).await;
+        sent.map(|_| ()).map_err(|error| self.failed(error))
     }
 
     fn name(&self, reference: &Reference) -> Name {

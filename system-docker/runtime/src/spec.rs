@@ -604,13 +604,14 @@ fn filter(input: &SpecInput) -> Option<LinuxSeccomp> {
 
 /// None when nothing is limited: then no device program is loaded at all.
 fn resources(input: &SpecInput) -> Option<LinuxResources> {
-    if input.privileged && input.resources == Resources::default() {
+    let confined = input.confine_devices && !input.privileged;
+    if !confined && input.resources == Resources::default() {
         return None;
     }
     let limits = &input.resources;
     let mut resources = LinuxResources::default();
     resources
-        .set_devices(input.confine_devices.then(|| device_rules(input)))
+        .set_devices(Some(device_rules(input)))
         .set_memory(memory(limits))
         .set_cpu(cpu(limits))
         .set_block_io(block_io(limits))

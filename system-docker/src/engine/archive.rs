@@ -95,8 +95,15 @@ impl Engine {
         let mounts: Vec<PathBuf> =
             container.record().mounts.iter().map(|mount| mount.target.clone()).collect();
         let own = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/sbin/docker-init"];
-        found.retain(|(path, _)| {
-            !mounts.contains(path) && !own.iter().any(|own| path == Path::new(own))
+        let ours: Vec<&Path> =
+            mounts.iter().map(PathBuf::as_path).chain(own.iter().map(Path::new)).collect();
+        found.retain(|(path, _)| !ours.contains(&path.as_path()));
+        // A folder that changed only because something is mounted in it did not change either.
+        let all = found.clone();
+        found.retain(|(path, kind)| {
+            let below = |other: &Path| other != path && other.starts_with(path);
+            let for_a_mount = *kind == 0 && ours.iter().any(|mount| below(mount));
+            !for_a_mount || all.iter().any(|(other, _)| below(other))
         });
         found.sort();
         Ok(found.into_iter().map(|(path, kind)| json!({ "Path": path, "Kind": kind })).collect())

@@ -27,6 +27,8 @@ pub struct Wants {
     pub stderr: bool,
     /// Bytes are passed as they are.
     pub raw: bool,
+    /// There is a terminal: keys typed may detach.
+    pub tty: bool,
     /// The bytes that detach.
     pub detach_keys: Vec<u8>,
 }
@@ -124,7 +126,7 @@ async fn copy_input(mut from: impl AsyncRead + Unpin, mut to: AttachWriter, want
         if !wants.stdin {
             continue;
         }
-        let bytes = match wants.raw {
+        let bytes = match wants.tty {
             true => keys.pass(&buffer[..length]),
             false => Some(buffer[..length].to_vec()),
         };

@@ -231,13 +231,13 @@ fn merged(body: &ContainerCreateBody, image: &Value) -> ContainerConfig {
     }
 }
 
-/// The image's variables, replaced by name; a name without `=` takes one away.
+/// The image's variables, replaced by name. A name without `=` stays as it is: it takes a variable away at start.
 fn environment(image: Vec<String>, asked: Vec<String>) -> Vec<String> {
     let name = |entry: &String| entry.split('=').next().unwrap_or_default().to_owned();
     let replaced: Vec<String> = asked.iter().map(name).collect();
     let mut all: Vec<String> =
         image.into_iter().filter(|entry| !replaced.contains(&name(entry))).collect();
-    all.extend(asked.into_iter().filter(|entry| entry.contains('=')));
+    all.extend(asked);
     all
 }
 
@@ -282,7 +282,7 @@ mod tests {
             let first = |list: &Option<Vec<String>>| list.as_ref().map(|list| list[0].clone());
             assert_eq!(first(&config.entrypoint).as_deref(), expected_entrypoint);
             assert_eq!(first(&config.cmd).as_deref(), expected_cmd);
-            assert_eq!(config.env.unwrap(), ["Y=3"]);
+            assert_eq!(config.env.unwrap(), ["Y=3", "X"]);
         }
     }
 }

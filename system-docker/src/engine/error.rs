@@ -50,6 +50,14 @@ impl ApiError {
         Self::new(501, format!("{what} is not something system-docker does"))
     }
 
+    /// What Docker answers where no swarm is.
+    pub fn no_swarm() -> Self {
+        Self::new(
+            503,
+            "This node is not a swarm manager and cannot be one: system-docker runs the containers of one machine",
+        )
+    }
+
     /// Our own failure.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(500, message)

@@ -43,6 +43,11 @@ impl Exec {
         self.config.tty.unwrap_or(false)
     }
 
+    /// The bytes that detach from it.
+    pub fn detach_keys(&self) -> Result<Vec<u8>> {
+        super::attach::detach_keys(self.config.detach_keys.as_deref().unwrap_or_default())
+    }
+
     /// What its creator wanted attached: stdin, stdout, stderr.
     pub fn attached(&self) -> (bool, bool, bool) {
         let config = &self.config;
@@ -55,7 +60,8 @@ impl Exec {
         let state = self.state();
         let words = self.config.cmd.clone().unwrap_or_default();
         json!({
-            "ID": self.id, "ContainerID": self.container.id, "CanRemove": false, "DetachKeys": "",
+            "ID": self.id, "ContainerID": self.container.id, "CanRemove": false,
+            "DetachKeys": self.config.detach_keys.clone().unwrap_or_default(),
             "Running": state.process.is_some() && state.exit_code.is_none() && state.started,
             "ExitCode": state.exit_code, "Pid": state.pid,
             "OpenStdin": self.attached().0, "OpenStdout": self.attached().1, "OpenStderr": self.attached().2,
@@ -89,6 +95,7 @@ impl Engine {
         if config.cmd.as_ref().is_none_or(Vec::is_empty) {
             return Err(ApiError::bad("No exec command specified"));
         }
+        super::attach::detach_keys(config.detach_keys.as_deref().unwrap_or_default())?;
         let id = new_id()?;
         let words = config.cmd.clone().unwrap_or_default().join(" ");
         let exec = Exec {

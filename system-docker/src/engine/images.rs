@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ros_api::{Digest, Generations, Reference, paths};
-use ros_image::{ImageRecord, LoadEvent, PullEvent, Registries, Removed, familiar};
+use ros_image::{ImageRecord, LoadEvent, PullEvent, PushEvent, Registries, Removed, familiar};
 use serde_json::{Value, json};
 
 use super::Engine;
@@ -123,8 +123,11 @@ impl Engine {
         let id = self.resolve(name)?;
         let record = self.store.image(&id)?;
         if let Some(user) = self.image_user(&record) {
-            let named =
-                name.parse::<Reference>().is_ok_and(|name| record.references.contains(&name));
+            let named = name.parse::<Reference>().is_ok_and(|name| {
+                let latest = name.with_tag("latest");
+                let bare = name.tag.is_none() && name.digest.is_none();
+                record.references.contains(if bare { &latest } else { &name })
+            });
             let others = record.tags().count() > 1;
             if !(named && others) {
                 return Err(ApiError::conflict(format!(
@@ -151,17 +154,20 @@ impl Engine {
     }
 
     /// Removes images without a name (or, with `all`, without a use); services of installed generations stay.
-    pub fn prune_images(&self, all: bool) -> Result<Vec<Value>> {
+    pub fn prune_images(&self, all: bool, filters: &Filters) -> Result<Value> {
         let mut gone = Vec::new();
+        let until = filters.until()?;
         for image in self.store.images()? {
             let dangling = image.tags().next().is_none();
-            if (all || dangling) && self.image_user(&image).is_none() {
+            let labels = image.labels.clone().into_iter().collect();
+            let chosen = filters.labels(&labels)
+                && until.is_none_or(|until| image.created.saturating_mul(1_000_000_000) < until);
+            if (all || dangling) && chosen && self.image_user(&image).is_none() {
                 let removed = self.store.remove(&image.id.to_string(), true, |_| None)?;
                 gone.extend(removed.iter().map(|removed| self.told(removed)));
             }
         }
-        self.collect();
-        Ok(gone)
+        Ok(json!({ "ImagesDeleted": gone, "SpaceReclaimed": self.collect() }))
     }
 
     /// Who needs an image: a container, or a generation that is installed.
@@ -194,8 +200,8 @@ impl Engine {
             .map(|(number, version)| format!("generation {number} ({version})"))
     }
 
-    /// Layers of containers stay, whatever became of their images' names.
-    fn collect(&self) {
+    /// Layers of containers stay, whatever became of their images' names. Answers the bytes that are free now.
+    fn collect(&self) -> u64 {
         let in_use: BTreeSet<Digest> = {
             let all = self.containers();
             let images: BTreeSet<Digest> =
@@ -206,8 +212,12 @@ impl Engine {
                 .flat_map(|image| image.layers)
                 .collect()
         };
-        if let Err(error) = self.store.collect_garbage(&in_use) {
-            tracing::warn!("collecting garbage: {error}");
+        match self.store.collect_garbage(&in_use) {
+            Ok(reclaimed) => reclaimed.bytes,
+            Err(error) => {
+                tracing::warn!("collecting garbage: {error}");
+                0
+            }
         }
     }
 
@@ -241,6 +251,37 @@ impl Engine {
             json!({ "status": format!("Status: {news} {reference}"), "aux": { "fetched": pulled.fetched } }),
         );
         self.events().other("image", "pull", &reference.to_string());
+        Ok(())
+    }
+
+    /// Gives an image to its registry; `tell` is given Docker's progress messages.
+    pub async fn push(
+        &self,
+        name: &str,
+        tag: &str,
+        auth: Option<(String, String)>,
+        tell: impl Fn(Value) + Send + Sync + Clone + 'static,
+    ) -> Result<()> {
+        let named = reference(name)?;
+        let tag = if tag.is_empty() { named.tag.as_deref().unwrap_or("latest") } else { tag };
+        let named = named.with_tag(tag);
+        let missing =
+            |_| ApiError::missing(format!("An image does not exist locally with the tag: {name}"));
+        let id = self.resolve(&named.to_string()).map_err(missing)?;
+        let registries = registries(&named, auth)?;
+        let host = named.registry.as_ref().or(registries.default_registry.as_ref());
+        let place = format!("{}/{}", host.map_or(HUB, String::as_str), named.repository);
+        tell(json!({ "status": format!("The push refers to repository [{place}]") }));
+        let telling = tell.clone();
+        let progress = move |event: PushEvent| telling(push_progress(&event));
+        let pushed = self.store.push(&id, &named, &registries, progress).await?;
+        let status = format!("{tag}: digest: {} size: {}", pushed.digest, pushed.size);
+        tell(json!({ "status": status }));
+        tell(json!({
+            "progressDetail": {},
+            "aux": { "Tag": tag, "Digest": pushed.digest.to_string(), "Size": pushed.size },
+        }));
+        self.events().other("image", "push", &named.to_string());
         Ok(())
     }
 
@@ -324,6 +365,19 @@ fn registries(reference: &Reference, auth: Option<(String, String)>) -> Result<R
         options.password = Some(password);
     }
     Ok(registries)
+}
+
+/// Docker's progress message for an event of a push.
+fn push_progress(event: &PushEvent) -> Value {
+    let plain = |layer: &Digest, status: &str| json!({ "status": status, "progressDetail": {}, "id": layer.short() });
+    match event {
+        PushEvent::Preparing { layer } => plain(layer, "Preparing"),
+        PushEvent::Exists { layer } => plain(layer, "Layer already exists"),
+        PushEvent::Pushing { layer, done, total } => {
+            json!({ "status": "Pushing", "progressDetail": { "current": done, "total": total }, "id": layer.short() })
+        }
+        PushEvent::Pushed { layer } => plain(layer, "Pushed"),
+    }
 }
 
 /// Docker's progress message for an event.

@@ -4,6 +4,9 @@ use super::container::{Container, State};
 use super::error::{ApiError, Result};
 use super::{Engine, signal};
 
+/// As long as Docker waits for the end of what was killed.
+const KILLED: std::time::Duration = std::time::Duration::from_secs(10);
+
 impl Engine {
     /// Sends a signal (SIGKILL when none is named). One that ends the container lets its policy rest.
     pub async fn kill(&self, container: &Container, name: Option<&str>) -> Result<()> {
@@ -15,7 +18,12 @@ impl Engine {
         {
             container.change(|record| record.stopped = true)?;
         }
-        self.send(container, &process, number).await
+        self.send(container, &process, number).await?;
+        // Who kills counts on its being over.
+        if number == signal::parse("KILL")? {
+            super::stop::until_ended(container, Some(KILLED)).await;
+        }
+        Ok(())
     }
 
     /// Freezes every process of the container.

@@ -57,12 +57,24 @@ impl Filters {
         self.0.get(name).is_none_or(|values| values.iter().all(|value| passes(value)))
     }
 
-    /// Whether the labels have every one that is asked for.
+    /// Whether the labels have every one that is asked for, and none that must not be there.
     pub fn labels(&self, labels: &HashMap<String, String>) -> bool {
-        self.all("label", |wanted| match wanted.split_once('=') {
+        let has = |wanted: &str| match wanted.split_once('=') {
             Some((name, value)) => labels.get(name).is_some_and(|own| own == value),
             None => labels.contains_key(wanted),
-        })
+        };
+        self.all("label", has) && self.all("label!", |unwanted| !has(unwanted))
+    }
+
+    /// The moment of `until`, in nanoseconds since the epoch: a time, or how long ago (`24h`).
+    pub fn until(&self) -> Result<Option<i64>> {
+        let Some(text) = self.0.get("until").and_then(|values| values.first()) else {
+            return Ok(None);
+        };
+        let ago = || duration_of(text).map(|length| now() - length);
+        let moment = ago().or_else(|| super::time::parse(text));
+        let wrong = || ApiError::bad(format!("until: {text:?} is neither a time nor a duration"));
+        moment.ok_or_else(wrong).map(Some)
     }
 
     /// Whether the labels have none of those that `label!` names.
@@ -77,6 +89,27 @@ impl Filters {
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
+}
+
+/// Nanoseconds of `1h30m`, as Go writes durations; none when it is no duration.
+fn duration_of(text: &str) -> Option<i64> {
+    let mut total = 0_i64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let unit = rest[digits..].find(|c: char| c.is_ascii_digit());
+        let end = unit.map_or(rest.len(), |unit| digits + unit);
+        let factor = match &rest[digits..end] {
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return None,
+        };
+        total = total.checked_add(rest[..digits].parse::<i64>().ok()?.checked_mul(factor)?)?;
+        rest = &rest[end..];
+    }
+    (!text.is_empty()).then_some(total)
 }
 
 /// Filters of `ps`.
@@ -209,6 +242,26 @@ mod tests {
         assert!(!list.labels(&HashMap::from([("a".to_owned(), "c".to_owned())])));
         assert!(Filters::parse(r#"{"what":["x"]}"#, &FILTERS).is_err());
         assert!(Filters::parse("[", &FILTERS).is_err());
+    }
+
+    #[test]
+    fn until_is_a_time_or_a_while_ago() {
+        let until = |text: &str| {
+            Filters::parse(&json!({ "until": [text] }).to_string(), &["until"]).unwrap().until()
+        };
+        assert!(until("1h30m").unwrap().unwrap() < now() - 5_399_000_000_000);
+        assert_eq!(until("1700000000").unwrap(), Some(1_700_000_000_000_000_000));
+        for wrong in ["soon", "1h30", "m"] {
+            assert!(until(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(Filters::default().until().unwrap(), None);
+    }
+
+    #[test]
+    fn labels_can_be_unwanted() {
+        let filters = Filters::parse(r#"{"label!":["a"]}"#, &["label!"]).unwrap();
+        assert!(filters.labels(&HashMap::new()));
+        assert!(!filters.labels(&HashMap::from([("a".to_owned(), String::new())])));
     }
 
     #[test]

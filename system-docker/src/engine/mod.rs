@@ -14,6 +14,7 @@
 
 pub mod archive;
 pub mod attach;
+pub mod commit;
 pub mod container;
 pub mod create;
 pub mod error;
@@ -24,6 +25,7 @@ pub mod health;
 pub mod images;
 pub mod info;
 pub mod inspect;
+pub mod instructions;
 pub mod kill;
 pub mod limits;
 pub mod list;

@@ -8,6 +8,7 @@ use ros_api::durable;
 use super::Engine;
 use super::container::{Container, State};
 use super::error::{ApiError, Result};
+use super::list::Filters;
 
 impl Engine {
     /// Removes a container: a running one only by `force`; with its anonymous `volumes` or without.
@@ -49,21 +50,27 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes what does not run; services stay.
-    pub async fn prune_containers(&self) -> Result<Vec<String>> {
+    /// Removes what does not run; services stay. Answers the ids and the bytes of their own layers.
+    pub async fn prune_containers(&self, filters: &Filters) -> Result<(Vec<String>, u64)> {
+        let until = filters.until()?;
         let ended = |container: &Arc<Container>| {
             let record = container.record();
-            matches!(record.state, State::Created | State::Exited { .. }) && !record.is_service()
+            matches!(record.state, State::Created | State::Exited { .. })
+                && !record.is_service()
+                && until.is_none_or(|until| record.created < until)
+                && filters.labels(&record.config.labels.clone().unwrap_or_default())
         };
         let all: Vec<Arc<Container>> =
             self.containers().values().filter(|c| ended(c)).cloned().collect();
-        let mut gone = Vec::new();
+        let (mut gone, mut bytes) = (Vec::new(), 0);
         for container in all {
+            let size = size_of(&container.dir().join("upper"));
             if self.remove(&container, false, false).await.is_ok() {
                 gone.push(container.id.clone());
+                bytes += size;
             }
         }
-        Ok(gone)
+        Ok((gone, bytes))
     }
 
     /// Gives a container another name.
@@ -81,4 +88,15 @@ impl Engine {
         self.events().container(container, "rename", &[("oldName", old)]);
         Ok(())
     }
+}
+
+/// Bytes of the files below a folder; what cannot be read counts nothing.
+pub(super) fn size_of(folder: &std::path::Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => size_of(&entry.path()),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    });
+    sizes.sum()
 }

@@ -98,6 +98,7 @@ impl Engine {
         let privileged = host.privileged.unwrap_or(false);
         let namespaces = self.namespaces(host)?;
         let mut env = config.env.clone().unwrap_or_default();
+        env.retain(|entry| entry.contains('='));
         if namespaces.uts != Namespace::Host
             && !env.iter().any(|entry| entry.starts_with("HOSTNAME="))
         {
@@ -216,7 +217,7 @@ fn log(container: &Container, host: &HostConfig) -> Result<Option<Log>> {
         "none" => return Ok(None),
         other => {
             return Err(ApiError::bad(format!(
-                "log driver {other:?} is not available: use json-file or none"
+                "logger: no log driver named '{other}' is registered"
             )));
         }
     }

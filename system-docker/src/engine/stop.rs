@@ -117,7 +117,7 @@ impl Engine {
 }
 
 /// Whether it ended within `limit`.
-async fn until_ended(container: &Container, limit: Option<Duration>) -> bool {
+pub(super) async fn until_ended(container: &Container, limit: Option<Duration>) -> bool {
     let mut changes = container.changes();
     let ended = changes.wait_for(|_| !container.record().state.is_running());
     match limit {

@@ -1,4 +1,4 @@
-//! `top`: a container's processes as `ps -ef` shows them, read from /proc: no `ps` is needed anywhere.
+//! `top`: a container's processes as `ps -ef` or `ps aux` shows them, read from /proc: no `ps` is needed anywhere.
 
 use serde_json::{Value, json};
 
@@ -10,53 +10,102 @@ use super::error::{ApiError, Result};
 const TICKS: u64 = 100;
 
 impl Engine {
-    /// The processes. `arguments` other than those of `ps -ef` are not available.
+    /// The processes, in the columns of `ps -ef` or of `ps aux`; other arguments are refused.
     pub fn top(&self, container: &Container, arguments: &str) -> Result<Value> {
-        if !matches!(arguments.trim(), "" | "-ef" | "ef") {
-            return Err(ApiError::bad(format!(
-                "top with {arguments:?} is not available: only the columns of ps -ef are"
-            )));
-        }
+        let columns: &[Column] = match arguments.trim() {
+            "" | "-ef" | "ef" => &FULL,
+            "aux" | "-aux" => &USAGE,
+            _ => {
+                return Err(ApiError::bad(format!(
+                    "top with {arguments:?} is not available: the columns of ps -ef and of ps aux are"
+                )));
+            }
+        };
         let process = container.running()?;
-        let mut rows: Vec<[String; 8]> = process.pids()?.into_iter().filter_map(row).collect();
-        rows.sort_by_key(|row| row[1].parse::<u32>().unwrap_or(0));
-        Ok(
-            json!({ "Titles": ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"], "Processes": rows }),
-        )
+        let mut pids = process.pids()?;
+        pids.sort_unstable();
+        let rows: Vec<Vec<String>> = pids
+            .into_iter()
+            .filter_map(Entry::read)
+            .map(|entry| columns.iter().map(|(_, show)| show(&entry)).collect())
+            .collect();
+        let titles: Vec<&str> = columns.iter().map(|(title, _)| *title).collect();
+        Ok(json!({ "Titles": titles, "Processes": rows }))
     }
 }
 
-/// One process; none when it has ended meanwhile.
-fn row(pid: i32) -> Option<[String; 8]> {
-    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
-    let stat = read("stat")?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let number = |at: usize| fields.get(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
-    let status = read("status")?;
-    let uid = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:"))?
-        .split_whitespace()
-        .next()?
-        .to_owned();
-    let command = read("cmdline").unwrap_or_default().replace('\0', " ").trim_end().to_owned();
-    let name = stat.split_once('(')?.1.rsplit_once(')')?.0;
-    let command = if command.is_empty() { format!("[{name}]") } else { command };
-    let seconds = (number(11) + number(12)) / TICKS;
-    let time = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-    let terminal =
-        if number(4) == 0 { "?".to_owned() } else { format!("pts/{}", number(4) & 0xff) };
-    let started = started(number(19));
-    Some([
-        uid,
-        pid.to_string(),
-        number(1).to_string(),
-        "0".into(),
-        started,
-        terminal,
-        time,
-        command,
-    ])
+/// A title and what is below it.
+type Column = (&'static str, fn(&Entry) -> String);
+
+/// `ps -ef`.
+const FULL: [Column; 8] = [
+    ("UID", |entry| entry.uid.clone()),
+    ("PID", |entry| entry.pid.to_string()),
+    ("PPID", |entry| entry.number(1).to_string()),
+    ("C", |_| "0".into()),
+    ("STIME", |entry| started(entry.number(19))),
+    ("TTY", Entry::terminal),
+    ("TIME", Entry::time),
+    ("CMD", |entry| entry.command.clone()),
+];
+
+/// `ps aux`; shares of CPU and memory are not computed.
+const USAGE: [Column; 11] = [
+    ("USER", |entry| entry.uid.clone()),
+    ("PID", |entry| entry.pid.to_string()),
+    ("%CPU", |_| "0.0".into()),
+    ("%MEM", |_| "0.0".into()),
+    ("VSZ", |entry| (entry.number(20) / 1024).to_string()),
+    ("RSS", |entry| (entry.number(21) * 4).to_string()),
+    ("TTY", Entry::terminal),
+    ("STAT", |entry| entry.fields.first().cloned().unwrap_or_default()),
+    ("START", |entry| started(entry.number(19))),
+    ("TIME", Entry::time),
+    ("COMMAND", |entry| entry.command.clone()),
+];
+
+/// One process, from /proc (`man 5 proc_pid_stat`).
+struct Entry {
+    pid: i32,
+    uid: String,
+    command: String,
+    /// Of `stat`, from the state on.
+    fields: Vec<String>,
+}
+
+impl Entry {
+    /// None when it has ended meanwhile.
+    fn read(pid: i32) -> Option<Self> {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
+        let stat = read("stat")?;
+        let (before, after) = stat.rsplit_once(')')?;
+        let name = before.split_once('(')?.1;
+        let status = read("status")?;
+        let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        let line = read("cmdline").unwrap_or_default().replace('\0', " ").trim_end().to_owned();
+        Some(Self {
+            pid,
+            uid: ids.split_whitespace().next()?.to_owned(),
+            command: if line.is_empty() { format!("[{name}]") } else { line },
+            fields: after.split_whitespace().map(str::to_owned).collect(),
+        })
+    }
+
+    fn number(&self, at: usize) -> u64 {
+        self.fields.get(at).and_then(|word| word.parse().ok()).unwrap_or(0)
+    }
+
+    fn terminal(&self) -> String {
+        match self.number(4) {
+            0 => "?".into(),
+            device => format!("pts/{}", device & 0xff),
+        }
+    }
+
+    fn time(&self) -> String {
+        let seconds = (self.number(11) + self.number(12)) / TICKS;
+        format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    }
 }
 
 /// `HH:MM` in UTC, from ticks after the machine's start.

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Query, RawQuery, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use bollard_stubs::models::ContainerCreateBody;
+use bollard_stubs::models::{ContainerConfig, ContainerCreateBody};
 use futures_util::stream;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::answer::{Answer, body, flag, json, line, nothing, streamed};
 use super::hijack::{self, Session};
 use crate::engine::attach::{Wants, detach_keys, encode};
+use crate::engine::commit::Asked;
 use crate::engine::error::ApiError;
 use crate::engine::list::{FILTERS, Filters};
 use crate::engine::wait::{Condition, Wait};
@@ -52,6 +53,32 @@ pub async fn create(State(engine): App, Query(query): Ask, bytes: Bytes) -> Answ
     let (container, warnings) = engine.blocking(move |engine| engine.create(name, body)).await?;
     let answer = json!({ "Id": container.id, "Warnings": warnings });
     Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
+}
+
+/// `POST /commit?container=`: the body, if any, is a container's configuration.
+pub async fn commit(
+    State(engine): App,
+    Query(query): Ask,
+    RawQuery(raw): RawQuery,
+    bytes: Bytes,
+) -> Answer {
+    let container = engine.container(text(&query, "container"))?;
+    let config: Option<ContainerConfig> = body(&bytes)?;
+    let pause = query.get("pause").is_none_or(|_| flag(query.get("pause")));
+    let asked = asked(&query, raw.as_deref(), "comment");
+    let id = engine.commit(&container, &asked, config, pause).await?;
+    Ok((StatusCode::CREATED, axum::Json(json!({ "Id": id }))).into_response())
+}
+
+/// What a commit or an import is told; the comment has another name in each.
+pub fn asked(query: &HashMap<String, String>, raw: Option<&str>, comment: &str) -> Asked {
+    Asked {
+        repository: text(query, "repo").to_owned(),
+        tag: text(query, "tag").to_owned(),
+        comment: text(query, comment).to_owned(),
+        author: text(query, "author").to_owned(),
+        changes: super::images::repeated(raw, "changes").join("\n"),
+    }
 }
 
 pub async fn inspect(State(engine): App, Path(id): Path<String>) -> Answer {
@@ -138,8 +165,10 @@ pub async fn remove(State(engine): App, Path(id): Path<String>, Query(query): As
     nothing()
 }
 
-pub async fn prune(State(engine): App) -> Answer {
-    json(json!({ "ContainersDeleted": engine.prune_containers().await?, "SpaceReclaimed": 0 }))
+pub async fn prune(State(engine): App, Query(query): Ask) -> Answer {
+    let filters = Filters::parse(text(&query, "filters"), &["label", "label!", "until"])?;
+    let (gone, bytes) = engine.prune_containers(&filters).await?;
+    json(json!({ "ContainersDeleted": gone, "SpaceReclaimed": bytes }))
 }
 
 pub async fn resize(State(engine): App, Path(id): Path<String>, Query(query): Ask) -> Answer {
@@ -224,6 +253,7 @@ pub async fn attach(
         stdout: flag(query.get("stdout")),
         stderr: flag(query.get("stderr")),
         raw: container.record().tty(),
+        tty: container.record().tty(),
         detach_keys: detach_keys(text(&query, "detachKeys"))?,
     };
     let before = match flag(query.get("logs")) {

@@ -12,7 +12,7 @@ use super::answer::{Answer, body, json};
 use super::containers::{Ask, size};
 use super::hijack::{self, Session};
 use crate::engine::Engine;
-use crate::engine::attach::{Wants, detach_keys};
+use crate::engine::attach::Wants;
 use crate::engine::error::ApiError;
 
 type App = State<Arc<Engine>>;
@@ -52,8 +52,10 @@ pub async fn start(State(engine): App, Path(id): Path<String>, mut request: Requ
         return Ok(StatusCode::OK.into_response());
     }
     let (stdin, stdout, stderr) = exec.attached();
-    let raw = config.tty.unwrap_or(false) || exec.tty();
-    let wants = Wants { stdin, stdout, stderr, raw, detach_keys: detach_keys("")? };
+    // Docker frames the output as the start asks, whatever the exec's own terminal.
+    let raw = config.tty.unwrap_or(false);
+    let tty = exec.tty();
+    let wants = Wants { stdin, stdout, stderr, raw, tty, detach_keys: exec.detach_keys()? };
     let stream = async move { engine.start_exec(&exec, true).await.map_err(|error| error.message) };
     let session = Session { before: None, stream, wants };
     match on {

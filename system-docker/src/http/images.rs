@@ -38,13 +38,25 @@ pub async fn get(State(engine): App, Path(rest): Path<String>) -> Answer {
 }
 
 /// `POST /images/{name}/tag|push`
-pub async fn post(State(engine): App, Path(rest): Path<String>, Query(query): Ask) -> Answer {
+pub async fn post(
+    State(engine): App,
+    Path(rest): Path<String>,
+    Query(query): Ask,
+    headers: HeaderMap,
+) -> Answer {
     match rest.rsplit_once('/') {
         Some((name, "tag")) => {
             engine.tag(name, text(&query, "repo"), text(&query, "tag"))?;
             Ok(StatusCode::CREATED.into_response())
         }
-        Some((_, "push")) => Err(ApiError::refused("pushing images").into()),
+        Some((name, "push")) => {
+            let auth = credentials(&headers)?;
+            let (name, tag) = (name.to_owned(), text(&query, "tag").to_owned());
+            progress(|tell| async move {
+                engine.push(&name, &tag, auth, move |message| tell.say(message)).await
+            })
+            .await
+        }
         _ => Err(ApiError::missing("page not found").into()),
     }
 }
@@ -55,19 +67,62 @@ pub async fn remove(State(engine): App, Path(name): Path<String>, Query(query): 
 }
 
 pub async fn prune(State(engine): App, Query(query): Ask) -> Answer {
-    let filters = Filters::parse(text(&query, "filters"), &["dangling", "label", "until"])?;
+    let filters =
+        Filters::parse(text(&query, "filters"), &["dangling", "label", "label!", "until"])?;
     let all = filters.has("dangling")
         && filters.any("dangling", |wanted| matches!(wanted, "false" | "0"));
-    let gone = engine.blocking(move |engine| engine.prune_images(all)).await?;
-    json(json!({ "ImagesDeleted": gone, "SpaceReclaimed": 0 }))
+    json(engine.blocking(move |engine| engine.prune_images(all, &filters)).await?)
 }
 
-/// `POST /images/create`: a pull; a wrong name is refused before anything is streamed.
-pub async fn pull(State(engine): App, Query(query): Ask, headers: HeaderMap) -> Answer {
-    let (image, tag) = (text(&query, "fromImage"), text(&query, "tag"));
-    if image.is_empty() {
-        return Err(ApiError::refused("importing an image from a tar").into());
+/// `POST /images/create`: a pull, or with `fromSrc=-` an import of the body.
+pub async fn create(
+    State(engine): App,
+    Query(query): Ask,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    platform(text(&query, "platform"))?;
+    match (text(&query, "fromImage"), text(&query, "fromSrc")) {
+        ("", "-") => {
+            let asked = super::containers::asked(&query, raw.as_deref(), "message");
+            let tar = incoming(body);
+            progress(|tell| async move {
+                let made = engine.blocking(move |engine| engine.import(tar, &asked)).await?;
+                tell.say(json!({ "status": made }));
+                Ok(())
+            })
+            .await
+        }
+        ("", "") => Err(ApiError::bad("fromImage or fromSrc is missing").into()),
+        ("", _) => {
+            Err(ApiError::refused("importing an image from a URL (send the tar itself)").into())
+        }
+        _ => pull(engine, &query, &headers).await,
     }
+}
+
+/// Images of other machines' kinds cannot run here.
+fn platform(asked: &str) -> Result<(), ApiError> {
+    let mut parts = asked.split('/');
+    let (system, machine) = (parts.next().unwrap_or_default(), parts.next());
+    let known =
+        matches!(system, "" | "linux") && matches!(machine, None | Some("amd64" | "x86_64"));
+    match known {
+        true => Ok(()),
+        false => Err(ApiError::bad(format!(
+            "platform {asked:?}: no matching platform, this machine is linux/amd64"
+        ))),
+    }
+}
+
+/// A pull; a wrong name is refused before anything is streamed.
+async fn pull(
+    engine: Arc<Engine>,
+    query: &std::collections::HashMap<String, String>,
+    headers: &HeaderMap,
+) -> Answer {
+    let (image, tag) = (text(query, "fromImage"), text(query, "tag"));
     let name = match tag {
         "" => image.to_owned(),
         digest if digest.contains(':') => format!("{image}@{digest}"),
@@ -75,7 +130,7 @@ pub async fn pull(State(engine): App, Query(query): Ask, headers: HeaderMap) -> 
     };
     name.parse::<ros_api::Reference>()
         .map_err(|e| ApiError::bad(format!("invalid reference format: {e}")))?;
-    let auth = credentials(&headers)?;
+    let auth = credentials(headers)?;
     progress(|tell| async move { engine.pull(&name, auth, move |message| tell.say(message)).await })
         .await
 }
@@ -154,19 +209,10 @@ fn credentials(headers: &HeaderMap) -> Result<Option<(String, String)>, ApiError
 /// `POST /images/load`
 pub async fn load(State(engine): App, body: Body) -> Answer {
     let (to, from) = mpsc::channel(64);
-    let (chunks, incoming) = mpsc::channel::<Bytes>(16);
-    tokio::spawn(async move {
-        let mut data = body.into_data_stream();
-        while let Some(Ok(chunk)) = data.next().await {
-            if chunks.send(chunk).await.is_err() {
-                break;
-            }
-        }
-    });
+    let archive = incoming(body);
     tokio::spawn(async move {
         let telling = to.clone();
         let work = move |engine: &Engine| {
-            let archive = Incoming { chunks: incoming, rest: Bytes::new() };
             engine.load(archive, |message| {
                 let _ = telling.blocking_send(line(&message));
             })
@@ -178,16 +224,30 @@ pub async fn load(State(engine): App, body: Body) -> Answer {
     Ok(streamed("application/json", from))
 }
 
-/// A request's body for a thread that blocks.
+/// A request's body for a thread that blocks. One that breaks off is an error there, not an end.
 struct Incoming {
-    chunks: mpsc::Receiver<Bytes>,
+    chunks: mpsc::Receiver<std::io::Result<Bytes>>,
     rest: Bytes,
+}
+
+fn incoming(body: Body) -> Incoming {
+    let (to, chunks) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let mut data = body.into_data_stream();
+        while let Some(chunk) = data.next().await {
+            let chunk = chunk.map_err(std::io::Error::other);
+            if to.send(chunk).await.is_err() {
+                break;
+            }
+        }
+    });
+    Incoming { chunks, rest: Bytes::new() }
 }
 
 impl Read for Incoming {
     fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
         if self.rest.is_empty() {
-            self.rest = self.chunks.blocking_recv().unwrap_or_default();
+            self.rest = self.chunks.blocking_recv().transpose()?.unwrap_or_default();
         }
         let length = to.len().min(self.rest.len());
         to[..length].copy_from_slice(&self.rest.split_to(length));
@@ -197,17 +257,20 @@ impl Read for Incoming {
 
 /// `GET /images/get?names=a&names=b`
 pub async fn save_all(State(engine): App, RawQuery(query): RawQuery) -> Answer {
-    let query = query.unwrap_or_default();
-    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let names: Vec<String> =
-        pairs.filter(|(name, _)| *name == "names").map(|(_, value)| decoded(value)).collect();
+    let names = repeated(query.as_deref(), "names");
     if names.is_empty() {
         return Err(ApiError::bad("names: expected at least one image").into());
     }
     save(engine, names).await
 }
 
-/// Percent-decoding (RFC 3986, 2.1).
+/// The values of a query's parameter that may be there more than once.
+pub fn repeated(query: Option<&str>, wanted: &str) -> Vec<String> {
+    let pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(name, _)| *name == wanted).map(|(_, value)| decoded(value)).collect()
+}
+
+/// Percent-decoding (RFC 3986, 2.1) of a form's value: a plus sign is a space.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -219,7 +282,7 @@ fn decoded(text: &str) -> String {
                 rest = &after[2..];
             }
             _ => {
-                bytes.push(byte);
+                bytes.push(if byte == b'+' { b' ' } else { byte });
                 rest = after;
             }
         }
@@ -262,6 +325,6 @@ mod tests {
 
     #[test]
     fn percent_signs_are_decoded() {
-        assert_eq!(decoded("a%2Fb%3Av1%zz"), "a/b:v1%zz");
+        assert_eq!(decoded("a%2Fb%3Av1%zz+c%2B"), "a/b:v1%zz c+");
     }
 }

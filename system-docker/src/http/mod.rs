@@ -5,6 +5,8 @@
 mod answer;
 mod archive;
 mod containers;
+#[cfg(test)]
+mod coverage;
 mod exec;
 mod hijack;
 mod images;
@@ -70,11 +72,13 @@ fn system_routes() -> Router<Arc<Engine>> {
         .route("/events", get(system::events))
         .route("/system/df", get(system::disk_usage))
         .route("/auth", post(system::auth))
+        .route("/plugins", get(system::plugins))
 }
 
 fn container_routes() -> Router<Arc<Engine>> {
     Router::new()
         .route("/containers/json", get(containers::list))
+        .route("/commit", post(containers::commit))
         .route("/containers/create", post(containers::create))
         .route("/containers/prune", post(containers::prune))
         .route("/containers/{id}", delete(containers::remove))
@@ -109,7 +113,7 @@ fn container_routes() -> Router<Arc<Engine>> {
 fn image_routes() -> Router<Arc<Engine>> {
     Router::new()
         .route("/images/json", get(images::list))
-        .route("/images/create", post(images::pull))
+        .route("/images/create", post(images::create).layer(DefaultBodyLimit::disable()))
         .route("/images/load", post(images::load).layer(DefaultBodyLimit::disable()))
         .route("/images/get", get(images::save_all))
         .route("/images/prune", post(images::prune))
@@ -166,9 +170,8 @@ fn number(version: &str) -> Option<(u32, u32)> {
 }
 
 async fn unknown(request: Request) -> Response {
-    const REFUSED: [&str; 9] = [
-        "build", "swarm", "plugins", "services", "tasks", "nodes", "secrets", "configs", "session",
-    ];
+    const REFUSED: [&str; 4] = ["build", "plugins", "session", "grpc"];
+    const SWARM: [&str; 6] = ["swarm", "services", "tasks", "nodes", "secrets", "configs"];
     let first = request
         .uri()
         .path()
@@ -177,7 +180,11 @@ async fn unknown(request: Request) -> Response {
         .next()
         .unwrap_or_default()
         .to_owned();
-    if REFUSED.contains(&first.as_str()) {
+    let path = request.uri().path();
+    if SWARM.contains(&first.as_str()) && !matches!(path, "/swarm/init" | "/swarm/join") {
+        return Refusal(ApiError::no_swarm()).into_response();
+    }
+    if REFUSED.contains(&first.as_str()) || first == "swarm" {
         return Refusal(ApiError::refused(&first)).into_response();
     }
     let mut response = Refusal(ApiError::missing("page not found")).into_response();

@@ -41,6 +41,11 @@ pub async fn auth() -> Answer {
         .into())
 }
 
+/// There are none: clients ask.
+pub async fn plugins() -> Answer {
+    json([(); 0])
+}
+
 const EVENT_FILTERS: [&str; 7] =
     ["container", "event", "image", "label", "network", "type", "volume"];
 

@@ -7,6 +7,7 @@
 //! ```
 
 pub(crate) mod archive;
+pub(crate) mod changes;
 mod tarsplit;
 pub(crate) mod tree;
 
@@ -259,8 +260,11 @@ impl Import<'_> {
     }
 }
 
-/// By the first bytes, not by what a media type says.
-pub(crate) fn decompressed<'a, R: BufRead + 'a>(mut stream: R) -> io::Result<Box<dyn Read + 'a>> {
+/// The stream as it was before gzip or zstd: by its first bytes, not by what a media type says.
+///
+/// # Errors
+/// When the stream cannot be read.
+pub fn decompressed<'a, R: BufRead + 'a>(mut stream: R) -> io::Result<Box<dyn Read + 'a>> {
     let head = stream.fill_buf()?;
     Ok(if head.starts_with(&[0x1f, 0x8b]) {
         Box::new(flate2::bufread::MultiGzDecoder::new(stream))
