@@ -220,6 +220,9 @@ async fn list(local: bool, format: Format) -> Result<()> {
 
 fn pin(version: &str) -> Result<()> {
     let mut machine = Machine::read()?;
+    if version.contains('=') {
+        bail!("{version}: a service cannot be pinned alone, only a whole version");
+    }
     if machine.of_version(version).is_none() {
         bail!("{version} is not installed: `ros os list` shows what is");
     }
