@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use ros_api::paths;
 
 use crate::os::asked::Asked;
+use crate::os::diff;
 use crate::os::history::{History, Receipt, Served};
 use crate::os::install::{self, Order};
 use crate::os::list::{self, Entry};
@@ -63,6 +64,16 @@ enum Verb {
         version: Option<String>,
         #[command(flatten)]
         how: HowArgs,
+    },
+    /// What differs between two releases, installed or in the registry: services, rights, what must restart
+    Diff {
+        /// One release
+        a: String,
+        /// The other
+        b: String,
+        /// What to show it as
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
     },
     /// Boots an installed version once; the default stays
     Try {
@@ -161,6 +172,13 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Verb::Rollback { version, how } => {
             upgrade::rollback(version.as_deref(), &how.how()).await?
         }
+        Verb::Diff { a, b, format } => {
+            let plan = diff::diff(&Machine::read()?, &a, &b).await?;
+            match format {
+                Format::Table => print(&plan.text())?,
+                format => show(format, &plan, &[], &[])?,
+            }
+        }
         Verb::Try { version, how } => upgrade::try_once(&version, &how.how()).await?,
         Verb::Pin { version } => pin(&version)?,
         Verb::Unpin { version } => unpin(version.as_deref())?,
@@ -202,6 +220,9 @@ async fn list(local: bool, format: Format) -> Result<()> {
 
 fn pin(version: &str) -> Result<()> {
     let mut machine = Machine::read()?;
+    if version.contains('=') {
+        bail!("{version}: a service cannot be pinned alone, only a whole version");
+    }
     if machine.of_version(version).is_none() {
         bail!("{version} is not installed: `ros os list` shows what is");
     }

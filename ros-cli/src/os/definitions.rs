@@ -25,8 +25,29 @@ pub async fn of_both(
     remotes: &[(Reference, Remote)],
 ) -> Result<(Services, Services)> {
     let changes = Configuration::load().services();
-    let old = Roster::read(engine, &machine.running, &changes).await;
-    let mut new = Services::new();
+    let old = Roster::read(engine, &machine.running, &changes).await.services;
+    let mut new = of_release(engine, release, image, remotes).await?;
+    // What the configuration brings along is the same with any release.
+    let own = old.iter().filter(|(name, _)| {
+        !machine.running.release.services.contains_key(*name)
+            && !release.services.contains_key(*name)
+    });
+    new.extend(own.map(|(name, service)| (name.clone(), service.clone())));
+    Ok((old, new))
+}
+
+/// The services of `release` that are not switched off here.
+///
+/// # Errors
+/// When the daemon fails, or an image is neither here nor among `remotes`.
+pub async fn of_release(
+    engine: &Engine,
+    release: &Release,
+    image: &Reference,
+    remotes: &[(Reference, Remote)],
+) -> Result<Services> {
+    let changes = Configuration::load().services();
+    let mut services = Services::new();
     for (name, service) in &release.services {
         let reference = release.service_reference(image, service);
         let remote = remotes.iter().find(|(there, _)| *there == reference);
@@ -42,16 +63,10 @@ pub async fn of_both(
                 content: service.digest.to_string(),
                 spec: definition.spec,
             };
-            new.insert(name.clone(), service);
+            services.insert(name.clone(), service);
         }
     }
-    // What the configuration brings along is the same with any release.
-    let own = old.services.iter().filter(|(name, _)| {
-        !machine.running.release.services.contains_key(*name)
-            && !release.services.contains_key(*name)
-    });
-    new.extend(own.map(|(name, service)| (name.clone(), service.clone())));
-    Ok((old.services, new))
+    Ok(services)
 }
 
 async fn here(

@@ -65,6 +65,8 @@ pub struct Plan {
     pub services: Vec<(String, Change)>,
     /// What is done to services, in order, when nothing is booted for it.
     pub steps: Vec<Step>,
+    /// What services gain and give up.
+    pub rights: Vec<String>,
     /// Why the machine has to be booted; none when it has not.
     pub boot: Option<String>,
     /// Whether kernel or initrd change.
@@ -112,6 +114,7 @@ impl Plan {
             class,
             services,
             steps: Vec::new(),
+            rights: Vec::new(),
             boot: None,
             boot_set,
             kernel: (old.kernel != new.kernel).then(|| (old.kernel.clone(), new.kernel.clone())),
@@ -151,6 +154,9 @@ impl Plan {
             let how = step.filter(|_| self.boot.is_none() && *change == Change::Changed);
             let how = how.map(|step| format!(", {}", step.act.word())).unwrap_or_default();
             line("service", format!("{name} {word}{how}"));
+        }
+        for right in &self.rights {
+            line("rights", right.clone());
         }
         let kernel =
             self.kernel.as_ref().map(|(old, new)| format!(": {old} -> {new}")).unwrap_or_default();

@@ -18,7 +18,7 @@ use super::history::{History, Receipt, Verdict};
 use super::live::{start, steps};
 use super::machine::Machine;
 use super::plan::{Class, Plan};
-use super::{complete, definitions, installer, preflight, room, switch};
+use super::{complete, definitions, installer, preflight, rights, room, switch};
 use crate::commands::power::request_of_init;
 use crate::services::engine::Engine;
 
@@ -62,12 +62,13 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
         return start::switch(&engine, &generation).await;
     }
     check_allowed(&machine, &release.version, how)?;
-    let services = missing_services(&engine, &machine, &release, &image).await?;
+    let services = missing_services(&engine, &release, &image).await?;
     let images: Vec<&Remote> =
         std::iter::once(&remote).chain(services.iter().map(|(_, remote)| remote)).collect();
     let mut plan = Plan::of(&machine.running.release, &release, &image, remote.digest, &images);
     let (old, new) = definitions::of_both(&engine, &machine, &release, &image, &services).await?;
     plan.steps = steps::steps(&old, &new);
+    plan.rights = rights::changes(&old, &new);
     plan.boot = why_boot(&machine, &plan, &how.append, how, &steps::needs_boot(&old, &new));
     if let Some(current) = machine.current().filter(|_| plan.class == Class::None)
         && (current.digest, &current.append) == (remote.digest, &how.append)
@@ -278,16 +279,16 @@ fn reason_of_failure(machine: &Machine, version: &str, history: &[Receipt]) -> O
 }
 
 /// Services of the release whose images are not here.
-async fn missing_services(
+///
+/// # Errors
+/// When the registry cannot be reached or has none.
+pub async fn missing_services(
     engine: &Engine,
-    machine: &Machine,
     release: &Release,
     image: &Reference,
 ) -> Result<Vec<(Reference, Remote)>> {
-    let here: Vec<_> =
-        machine.running.release.services.values().map(|service| service.digest).collect();
     let mut missing = Vec::new();
-    for service in release.services.values().filter(|service| !here.contains(&service.digest)) {
+    for service in release.services.values() {
         let name = release.service_reference(image, service);
         let names = [name.to_string(), service.digest.to_string()];
         if engine.image(&names).await.is_err() {

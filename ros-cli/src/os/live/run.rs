@@ -2,6 +2,7 @@
 //! on where the containers say that it was.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ros_api::boot::InitRequest;
@@ -13,13 +14,16 @@ use super::steps::{Act, Services, Step, steps};
 use super::swap::{self, Swap};
 use super::watch::{self, Watch};
 use crate::commands::power::request_of_init;
-use crate::os::history::{History, Receipt, Served};
+use crate::os::history::{History, Served};
 use crate::os::trial::Trial;
 use crate::os::user_checks;
 use crate::services::configuration::Configuration;
 use crate::services::container::Service;
 use crate::services::engine::Engine;
 use crate::services::roster::{Roster, Running, running_generation};
+
+/// How long the daemon may take to answer: it may have been what ended.
+const DAEMON_LIMIT: Duration = Duration::from_secs(60);
 
 /// One switch.
 struct Switch {
@@ -45,6 +49,8 @@ pub async fn run(to: u32) -> Result<()> {
         Way::Back { reason } => Some(reason),
         Way::Forward => match switch.forward().await {
             Ok(()) => None,
+            // That says nothing about the services: it is run again.
+            Err(error) if is_daemon_gone(&error) => return Err(error),
             Err(reason) => Some(format!("{reason:#}")),
         },
     };
@@ -55,6 +61,14 @@ pub async fn run(to: u32) -> Result<()> {
     switch.close().await
 }
 
+/// Whether the daemon did not answer. What it refuses is an answer.
+fn is_daemon_gone(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<bollard::errors::Error>())
+        .any(|error| !matches!(error, bollard::errors::Error::DockerResponseServerError { .. }))
+}
+
 /// Says it: the container's log is what the caller follows.
 fn say(text: &str) {
     eprintln!("{text}");
@@ -62,22 +76,19 @@ fn say(text: &str) {
 
 impl Switch {
     async fn open(to: u32) -> Result<Self> {
-        let engine = Engine::connect()?;
+        let engine = Engine::connect_within(DAEMON_LIMIT).await?;
         let generations = Generations::at(Path::new(paths::GENERATIONS));
         let path = Path::new(paths::SWITCH);
         let present = Journal::read(path)?.filter(|journal| journal.boot_id == boot_id());
-        let journal = match present {
-            Some(journal) => {
-                ensure!(journal.to == to, "a switch to generation {} is not over", journal.to);
-                journal
-            }
+        let begun = present.is_some();
+        let mut journal = match present {
+            Some(journal) => journal,
             None => {
                 let from = running_generation().context("no generation runs")?;
-                let journal = Journal { from, to, boot_id: boot_id(), way: Way::Forward };
-                journal.write(path)?;
-                journal
+                Journal { from, to, boot_id: boot_id(), way: Way::Forward }
             }
         };
+        ensure!(journal.to == to, "a switch to generation {} is not over", journal.to);
         let (from, to) =
             (Running::of(&generations, journal.from)?, Running::of(&generations, journal.to)?);
         let configuration = Configuration::load();
@@ -85,12 +96,13 @@ impl Switch {
         let checks = user_checks::wanted(&configuration.settings);
         let old = Roster::read(&engine, &from, &changes).await;
         let new = Roster::read(&engine, &to, &changes).await;
-        if let Some((name, why)) =
-            new.missing.iter().find(|(name, _)| !old.missing.contains_key(*name))
-        {
-            Journal::remove(path)?;
-            anyhow::bail!("{name}: {why}");
+        let lost = new.missing.iter().find(|(name, _)| !old.missing.contains_key(*name));
+        match lost.map(|(name, why)| format!("{name}: {why}")) {
+            Some(reason) if begun => journal.way = Way::Back { reason },
+            Some(reason) => anyhow::bail!("{reason}"),
+            None => {}
         }
+        journal.write(path)?;
         let known_good = generations.get(journal.to)?.status == Status::Good;
         let (old, new) = (old.services, new.services);
         Ok(Self { engine, generations, journal, from, to, old, new, known_good, checks })
@@ -105,7 +117,7 @@ impl Switch {
         let untouched = |name: &String| steps.iter().all(|step| step.name != *name);
         let others = self.old.iter().filter(|(name, _)| untouched(name));
         let others = others.map(|(name, service)| (name.clone(), service.clone())).collect();
-        let others = watch::ready(&self.engine, others).await;
+        let others = watch::ready(&self.engine, others).await?;
         let checks = user_checks::that_hold(&self.engine, &self.checks).await;
         if !self.known_good {
             let generation = self.generations.get(self.journal.to)?;
@@ -122,9 +134,9 @@ impl Switch {
         let mut watch = Watch::of(&self.engine, replaced, others, checks).await?;
         if !self.known_good {
             say(&format!("watching for {} s", watch.window().as_secs()));
-            watch.through(watch.window()).await.map_err(anyhow::Error::msg)?;
+            watch.through(watch.window()).await?;
         }
-        watch.last_look().await.map_err(anyhow::Error::msg)?;
+        watch.last_look().await?;
         let mut trial = Trial::open()?.context("there is no boot loader's environment")?;
         trial.taken(self.journal.to)
     }
@@ -175,21 +187,50 @@ impl Switch {
     fn note(&self, step: &Step, gap_ms: u64) {
         let history = History::of_machine();
         let Some(mut receipt) = history.pending(self.journal.to) else { return };
-        add(&mut receipt, Served { name: step.name.clone(), how: step.act, gap_ms });
+        add(&mut receipt.services, Served { name: step.name.clone(), how: step.act, gap_ms });
         said(history.put(&receipt));
     }
 }
 
 /// A service is in a receipt once, with the longest gap: a switch that was cut short finds it replaced already.
-fn add(receipt: &mut Receipt, served: Served) {
-    match receipt.services.iter_mut().find(|there| there.name == served.name) {
+fn add(services: &mut Vec<Served>, served: Served) {
+    match services.iter_mut().find(|there| there.name == served.name) {
         Some(there) => there.gap_ms = there.gap_ms.max(served.gap_ms),
-        None => receipt.services.push(served),
+        None => services.push(served),
     }
 }
 
 fn said(outcome: Result<()>) {
     if let Err(error) = outcome {
         say(&format!("{error:#}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_is_gone_says_nothing_about_services() {
+        let refused = bollard::errors::Error::DockerResponseServerError {
+            status_code: 500,
+            message: "no".into(),
+        };
+        let gone = bollard::errors::Error::IOError {
+            err: std::io::Error::from(std::io::ErrorKind::ConnectionRefused),
+        };
+        assert!(!is_daemon_gone(&anyhow::Error::from(refused).context("start ntp")));
+        assert!(is_daemon_gone(&anyhow::Error::from(gone).context("start ntp").context("ntp")));
+        assert!(!is_daemon_gone(&anyhow::anyhow!("ended with 1")));
+    }
+
+    #[test]
+    fn a_service_is_in_a_receipt_once_with_its_longest_gap() {
+        let served = |gap_ms| Served { name: "ntp".into(), how: Act::Restart, gap_ms };
+        let mut services = vec![];
+        for gap_ms in [5, 9, 0] {
+            add(&mut services, served(gap_ms));
+        }
+        assert_eq!(services, [served(9)]);
     }
 }

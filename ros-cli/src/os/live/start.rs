@@ -93,6 +93,8 @@ fn body(image: &str, generation: &Generation) -> ContainerCreateBody {
         cmd: Some(vec!["--to".into(), number(generation)]),
         labels: Some(HashMap::from([(labels::GENERATION.to_owned(), number(generation))])),
         host_config: Some(host_config),
+        // It can be cut short anywhere: nobody has to wait for it.
+        stop_signal: Some("SIGKILL".into()),
         ..Default::default()
     }
 }

@@ -51,8 +51,8 @@ impl Swap<'_> {
         let there = self.engine.inspect(&service.name).await?;
         let is_done = there.as_ref().is_some_and(|there| is_of(there, service));
         match act {
-            _ if is_done => self.as_started(service).await,
             Act::Stop => self.stop(&service.name, service.grace_ms()).await,
+            _ if is_done => self.as_started(service).await,
             _ if there.as_ref().is_none_or(|there| ended(there).is_some()) => {
                 self.restart(service).await
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::time::{Instant, sleep};
 
 use super::probe::{self, ended, started};
@@ -35,15 +35,16 @@ pub struct Watch<'a> {
 struct Failures(BTreeMap<String, u32>);
 
 impl Failures {
-    /// Counts what a look at `name` said; the reason when it failed `limit` times in a row.
-    fn count(&mut self, name: &str, said: Result<(), String>, limit: u32) -> Option<String> {
+    /// Counts what a look at `name` said; an error with the reason when it failed `limit` times in a row.
+    fn count(&mut self, name: &str, said: Result<(), String>, limit: u32) -> Result<()> {
         let Err(reason) = said else {
             self.0.remove(name);
-            return None;
+            return Ok(());
         };
         let count = self.0.entry(name.to_owned()).or_default();
         *count += 1;
-        (*count >= limit).then(|| format!("{name}: {reason}"))
+        ensure!(*count < limit, "{name}: {reason}");
+        Ok(())
     }
 }
 
@@ -76,14 +77,12 @@ impl<'a> Watch<'a> {
     /// Watches until the window ends.
     ///
     /// # Errors
-    /// Which service is sick, and why.
-    pub async fn through(&mut self, window: Duration) -> Result<(), String> {
+    /// Which service is sick, and why; or the daemon does not answer.
+    pub async fn through(&mut self, window: Duration) -> Result<()> {
         let end = Instant::now() + window;
         self.failures = Failures::default();
         while Instant::now() < end {
-            if let Some(sick) = self.look().await {
-                return Err(sick);
-            }
+            self.look().await?;
             sleep(EVERY.min(end.saturating_duration_since(Instant::now()))).await;
         }
         Ok(())
@@ -92,12 +91,10 @@ impl<'a> Watch<'a> {
     /// Looks at everything once more, until each has answered well or is sick.
     ///
     /// # Errors
-    /// Which service or check is sick, and why.
-    pub async fn last_look(&mut self) -> Result<(), String> {
+    /// Which service or check is sick, and why; or the daemon does not answer.
+    pub async fn last_look(&mut self) -> Result<()> {
         loop {
-            if let Some(sick) = self.look().await {
-                return Err(sick);
-            }
+            self.look().await?;
             if self.failures.0.is_empty() {
                 return Ok(());
             }
@@ -105,28 +102,22 @@ impl<'a> Watch<'a> {
         }
     }
 
-    async fn look(&mut self) -> Option<String> {
+    async fn look(&mut self) -> Result<()> {
         for (name, (service, since)) in &self.replaced {
-            let (said, at_once) = replaced_is_well(self.engine, service, since).await;
+            let (said, at_once) = replaced_is_well(self.engine, service, since).await?;
             let stated = service.spec.healthcheck.as_ref().and_then(|check| check.retries);
             let limit = if at_once { 1 } else { stated.unwrap_or(RETRIES).max(1) };
-            if let Some(sick) = self.failures.count(name, said, limit) {
-                return Some(sick);
-            }
+            self.failures.count(name, said, limit)?;
         }
         for (name, service) in &self.others {
-            let said = other_is_well(self.engine, service).await;
-            if let Some(sick) = self.failures.count(name, said, RETRIES) {
-                return Some(sick);
-            }
+            let said = other_is_well(self.engine, service).await?;
+            self.failures.count(name, said, RETRIES)?;
         }
         for check in &self.checks {
             let said = user_checks::run(self.engine, check).await;
-            if let Some(sick) = self.failures.count(check, said, RETRIES) {
-                return Some(sick);
-            }
+            self.failures.count(check, said, RETRIES)?;
         }
-        None
+        Ok(())
     }
 }
 
@@ -135,44 +126,45 @@ async fn replaced_is_well(
     engine: &Engine,
     service: &Service,
     since: &str,
-) -> (Result<(), String>, bool) {
-    let container = match engine.inspect(&service.name).await {
-        Ok(Some(container)) => container,
-        Ok(None) => return (Err("its container was removed".into()), true),
-        Err(error) => return (Err(format!("{error:#}")), false),
+) -> Result<(Result<(), String>, bool)> {
+    let Some(container) = engine.inspect(&service.name).await? else {
+        return Ok((Err("its container was removed".into()), true));
     };
     if let Some(reason) = ended(&container) {
-        return (Err(reason), true);
+        return Ok((Err(reason), true));
     }
     if started(&container) != since {
         let code = container.state.and_then(|state| state.exit_code).unwrap_or(0);
-        return (Err(format!("ended with {code} and was started again")), true);
+        return Ok((Err(format!("ended with {code} and was started again")), true));
     }
     let probed = probe::once(engine, service, &service.name).await;
-    (probed.map_err(|error| format!("{error:#}")), false)
+    Ok((probed.map_err(|error| format!("{error:#}")), false))
 }
 
 /// Whether a service that was not replaced is as ready as it was.
-async fn other_is_well(engine: &Engine, service: &Service) -> Result<(), String> {
-    let container = engine.inspect(&service.name).await.map_err(|error| format!("{error:#}"))?;
+async fn other_is_well(engine: &Engine, service: &Service) -> Result<Result<(), String>> {
+    let container = engine.inspect(&service.name).await?;
     let state = container.and_then(|container| container.state).unwrap_or_default();
-    match judge(&state, service.spec.ros.oneshot) {
+    Ok(match judge(&state, service.spec.ros.oneshot) {
         Readiness::Ready => Ok(()),
         Readiness::NotYet(reason) | Readiness::Sick(reason) => {
             Err(format!("{reason}; it was not replaced, and was ready before"))
         }
-    }
+    })
 }
 
 /// Those of `services` that are ready now.
-pub async fn ready(engine: &Engine, services: Services) -> Services {
+///
+/// # Errors
+/// When the daemon does not answer.
+pub async fn ready(engine: &Engine, services: Services) -> Result<Services> {
     let mut ready = Services::new();
     for (name, service) in services {
-        if other_is_well(engine, &service).await.is_ok() {
+        if other_is_well(engine, &service).await?.is_ok() {
             ready.insert(name, service);
         }
     }
-    ready
+    Ok(ready)
 }
 
 #[cfg(test)]
@@ -182,16 +174,21 @@ mod tests {
     #[test]
     fn only_failures_in_a_row_count() {
         let mut failures = Failures::default();
-        let mut count = |ok: bool, limit| {
-            failures.count("a", if ok { Ok(()) } else { Err("down".into()) }, limit)
+        let mut sick = |ok: bool, limit| {
+            let said = if ok { Ok(()) } else { Err("down".into()) };
+            failures.count("a", said, limit).err().map(|error| error.to_string())
         };
-        assert_eq!(count(false, 3), None);
-        assert_eq!(count(false, 3), None);
-        assert_eq!(count(true, 3), None);
-        assert_eq!(count(false, 3), None);
-        assert_eq!(count(false, 3), None);
-        assert_eq!(count(false, 3).as_deref(), Some("a: down"));
-        assert_eq!(count(true, 1), None);
-        assert_eq!(count(false, 1).as_deref(), Some("a: down"));
+        for (ok, limit, expected) in [
+            (false, 3, None),
+            (false, 3, None),
+            (true, 3, None),
+            (false, 3, None),
+            (false, 3, None),
+            (false, 3, Some("a: down")),
+            (true, 1, None),
+            (false, 1, Some("a: down")),
+        ] {
+            assert_eq!(sick(ok, limit).as_deref(), expected);
+        }
     }
 }
