@@ -1,5 +1,6 @@
 //! `ros network`: what the network service runs, and the hook of its dhcpcd.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -46,9 +47,14 @@ pub async fn run(args: Args) -> Result<ExitCode> {
             run::run(&wants, &places).await
         }
         Verb::Hook => {
-            let environment = std::env::vars().collect();
+            let environment: BTreeMap<String, String> = std::env::vars().collect();
             let places = hook::Places { resolv: Path::new(RESOLV), ready: Path::new(READY) };
             hook::run(&environment, places)?;
+            if let Some(interface) = hook::routes_due(&environment) {
+                let network = Configuration::load().settings.ros.network;
+                let (wants, _) = Wants::of(&network, &interfaces::present());
+                run::set_routes(&wants, interface).await;
+            }
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -1,8 +1,8 @@
 //! What dhcpcd is told: `dhcpcd.conf(5)`, made from the links that are wanted. Pure.
 //!
-//! dhcpcd does DHCP for IPv4, router solicitation and DHCPv6 for IPv6, and sets the first static address of
-//! each family. What it has no words for is in [`commands`]: further addresses, an IPv6 gateway, the MTU;
-//! those are `ip` command lines, run once before it starts.
+//! dhcpcd does DHCP for IPv4, router solicitation and DHCPv6 for IPv6, and keeps the first static address of
+//! each family. What it has no words for is in [`commands`]: further addresses, routes, an IPv6 gateway, the MTU;
+//! those are `ip` command lines, run once before it starts, addresses before the routes that need them.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -140,14 +140,22 @@ pub fn commands(link: &Link) -> Vec<Vec<String>> {
         add(format!("link set dev {name} mtu {mtu}"));
     }
     add(format!("link set dev {name} up"));
-    for address in link.of_family(false).skip(1).chain(link.of_family(true).skip(1)) {
+    // The first of each family too, which dhcpcd then finds in place: routes need them now.
+    for address in link.of_family(false).chain(link.of_family(true)) {
         add(format!("address replace {address} dev {name}"));
     }
-    if let Some(gateway) = link.gateway_ipv6 {
-        add(format!("-6 route replace default via {gateway} dev {name}"));
-    }
-    link.routes.iter().for_each(|route| add(route.command(name)));
+    lines.extend(routes(link));
     lines
+}
+
+/// The routes of a link. Set at the start, and by the hook at each change: they go with the address that they need.
+#[must_use]
+pub fn routes(link: &Link) -> Vec<Vec<String>> {
+    let name = &link.name;
+    let default =
+        link.gateway_ipv6.map(|via| format!("-6 route replace default via {via} dev {name}"));
+    let all = default.into_iter().chain(link.routes.iter().map(|route| route.command(name)));
+    all.map(|line| line.split(' ').map(str::to_owned).collect()).collect()
 }
 
 #[cfg(test)]
@@ -227,7 +235,9 @@ mod tests {
             [
                 "link set dev a mtu 1400",
                 "link set dev a up",
+                "address replace 10.0.0.5/24 dev a",
                 "address replace 10.0.0.6/24 dev a",
+                "address replace fd00::5/64 dev a",
                 "address replace fd00::6/64 dev a",
                 "-6 route replace default via fe80::1 dev a",
                 "route replace 10.9.0.0/16 via 10.0.0.9 dev a metric 5",

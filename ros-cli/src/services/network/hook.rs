@@ -51,6 +51,14 @@ fn source(reason: &str) -> &'static str {
     }
 }
 
+/// The interface whose routes are to be set again: it has an address now.
+#[must_use]
+pub fn routes_due(environment: &BTreeMap<String, String>) -> Option<&str> {
+    let reason = environment.get("reason").map_or("", String::as_str);
+    let interface = environment.get("interface")?;
+    (change(reason) == Change::Up && !interface.is_empty()).then_some(interface)
+}
+
 /// Whether the change gives the machine an address. A router's advertisement alone may not.
 fn gives_address(reason: &str, environment: &BTreeMap<String, String>) -> bool {
     change(reason) == Change::Up
@@ -123,6 +131,16 @@ mod tests {
         told(&[("reason", "NOCARRIER"), ("interface", "ens3")]);
         assert_eq!(resolv(), "");
         assert!(ready.exists(), "ready once is ready");
+    }
+
+    #[test]
+    fn routes_are_set_again_when_an_address_is_there() {
+        let table =
+            [("STATIC", Some("v7")), ("BOUND", Some("v7")), ("CARRIER", None), ("STOP", None)];
+        for (reason, expected) in table {
+            let environment = environment(&[("reason", reason), ("interface", "v7")]);
+            assert_eq!(routes_due(&environment), expected, "{reason}");
+        }
     }
 
     #[test]

@@ -132,6 +132,13 @@ async fn wait_for_address(wants: &Wants, marker: &Path) -> Option<String> {
     }
 }
 
+/// Sets the routes of the link `name` again.
+pub async fn set_routes(wants: &Wants, name: &str) {
+    for line in wants.links.iter().filter(|link| link.name == name).flat_map(dhcpcd::routes) {
+        ip(&line.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    }
+}
+
 /// Writes `dhcpcd.conf` and the hook it names.
 fn write_config(wants: &Wants, places: &Places) -> Result<PathBuf> {
     fs::create_dir_all(&places.dir).with_context(|| format!("create {}", places.dir.display()))?;
