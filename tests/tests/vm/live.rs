@@ -132,7 +132,7 @@ fn it_goes_on_without_the_command_and_a_power_cut_leaves_the_old() -> Result<()>
     site.guest.ok("kill -9 $(cat /tmp/upgrade.pid)")?;
     command.wait()?;
     // The container that switches is killed too: it is started again, and comes to its end.
-    site.guest.ok("kill -9 $(pidof ros | tr ' ' '\n' | while read p; do tr '\0' ' ' < /proc/$p/cmdline | grep -q switch-services && echo $p; done)")?;
+    site.guest.ok("kill -9 $(pidof ros | tr ' ' '\\n' | while read p; do tr '\\0' ' ' < /proc/$p/cmdline | grep -q switch-services && echo $p; done)")?;
     site.guest.ok("for i in $(seq 600); do [ -e /var/lib/ros/switch.json ] || exit 0; sleep 0.2; done; exit 1")?;
     runs(&site, &boot, "v1.1", 2)?;
 

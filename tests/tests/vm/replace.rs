@@ -13,7 +13,7 @@ fn goes_up_back_and_down_and_keeps_the_users_data() -> Result<()> {
     site.settled()?;
     ensure!(site.version()? == "v1.0");
     site.guest.ok("echo mine > /home/ros/data")?;
-    site.guest.ok("system-docker run --rm -v keep:/keep --entrypoint /bin/busybox $(system-docker images -q | head -1) sh -c 'echo kept > /keep/it'")?;
+    site.guest.ok("system-docker run --rm -v keep:/keep --entrypoint /bin/busybox $(system-docker ps | awk '$NF == \"ntp\" {print $2}') sh -c 'echo kept > /keep/it'")?;
 
     let steps = [
         ("ros os upgrade -f -i os:v1.2", "v1.2"),
