@@ -50,10 +50,14 @@ fn hang_up(file: &Path, word: &str) -> Result<()> {
 mod tests {
     use std::process::Command;
 
+    use tokio::signal::unix::{SignalKind, signal};
+
     use super::*;
 
-    #[test]
-    fn only_the_right_process_is_asked() {
+    #[tokio::test]
+    async fn only_the_right_process_is_asked() {
+        // Where SIGHUP is ignored (nohup) a child would inherit that; what is caught here is its default there.
+        let _caught = signal(SignalKind::hangup()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
