@@ -2,10 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// What a single command may take at most: one that hangs is a failure with its name, not a run that never ends.
+pub const COMMAND: Duration = Duration::from_secs(420);
 
 /// How to reach a machine.
 #[derive(Clone, Debug)]
@@ -59,15 +64,11 @@ impl Guest {
     /// Runs a shell command as root.
     ///
     /// # Errors
-    /// When ssh itself cannot be started.
+    /// When ssh itself cannot be started, or the command does not end within [`COMMAND`].
     pub fn run(&self, command: &str) -> Result<Ran> {
-        let output = self
-            .ssh()
-            .arg(format!("sudo -n sh -c {}", quoted(command)))
-            .stdin(Stdio::null())
-            .output()
-            .context("start ssh")?;
-        Ok(Ran::from(output))
+        let mut ssh = self.ssh();
+        ssh.arg(format!("sudo -n sh -c {}", quoted(command)));
+        Ok(Ran::from(output_within(ssh, COMMAND)?))
     }
 
     /// Runs a shell command as root that must succeed; returns its standard output, trimmed.
@@ -127,6 +128,36 @@ impl From<Output> for Ran {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     }
+}
+
+/// Runs a command to its end, without input; one that is not over after `limit` is killed.
+///
+/// # Errors
+/// When it cannot be started, or took longer; with what it had printed by then.
+pub fn output_within(mut command: Command, limit: Duration) -> Result<Output> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().with_context(|| format!("start {:?}", command.get_program()))?;
+    let pid = Pid::from_child(&child);
+    let (ended, end) = mpsc::channel::<()>();
+    let guard = std::thread::spawn(move || {
+        let late = end.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout);
+        if late {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        late
+    });
+    let output = child.wait_with_output();
+    drop(ended);
+    let late = guard.join().unwrap_or(false);
+    let output = output.with_context(|| format!("wait for {:?}", command.get_program()))?;
+    ensure!(
+        !late,
+        "killed after {limit:?}: {:?}\n{}{}",
+        command.get_args().last().unwrap_or_default(),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(output)
 }
 
 /// One word for the shell.

@@ -76,7 +76,7 @@ impl Engine {
             let path = format!("/proc/{}/root", process.pid());
             return Ok(fs::File::open(path)?.into());
         }
-        let record = container.record().clone();
+        let record = container.record();
         let dir = container.dir();
         let root = Root {
             lower: self.store.lower_dirs(&record.image)?,

@@ -67,7 +67,7 @@ impl Engine {
         config: Option<ContainerConfig>,
         pause: bool,
     ) -> Result<String> {
-        let record = container.record().clone();
+        let record = container.record();
         let words: Vec<String> =
             record.config.entrypoint.iter().chain(&record.config.cmd).flatten().cloned().collect();
         let mut base = image_config(&record.config);

@@ -156,7 +156,7 @@ pub struct Container {
     /// 64 hex digits.
     pub id: String,
     dir: PathBuf,
-    record: Mutex<Record>,
+    record: Mutex<Arc<Record>>,
     process: Mutex<Option<Process>>,
     health: Mutex<Option<Health>>,
     waiting: Mutex<Vec<Waiting>>,
@@ -173,7 +173,7 @@ impl Container {
         Self {
             id: record.id.clone(),
             dir,
-            record: Mutex::new(record),
+            record: Mutex::new(Arc::new(record)),
             process: Mutex::default(),
             health: Mutex::default(),
             waiting: Mutex::default(),
@@ -194,9 +194,9 @@ impl Container {
         self.dir.join(format!("{}-json.log", self.id))
     }
 
-    /// The record; not to be held across an await.
-    pub fn record(&self) -> MutexGuard<'_, Record> {
-        lock(&self.record)
+    /// The record as it is now: a snapshot and no guard, so that two in one expression do not wait for each other.
+    pub fn record(&self) -> Arc<Record> {
+        Arc::clone(&lock(&self.record))
     }
 
     /// Its process, while it has one.
@@ -228,9 +228,9 @@ impl Container {
 
     /// Changes the record, writes it, and tells who waits for a change.
     pub fn change<T>(&self, edit: impl FnOnce(&mut Record) -> T) -> Result<T> {
-        let mut record = self.record();
-        let answer = edit(&mut record);
-        let text = serde_json::to_vec(&*record).map_err(|e| ApiError::internal(e.to_string()))?;
+        let mut record = lock(&self.record);
+        let answer = edit(Arc::make_mut(&mut record));
+        let text = serde_json::to_vec(&**record).map_err(|e| ApiError::internal(e.to_string()))?;
         drop(record);
         let written = durable::write(&self.dir.join("container.json"), &text, 0o600);
         self.changed.send_modify(|count| *count += 1);

@@ -62,7 +62,6 @@ impl Bus {
         attributes.insert("name".into(), record.name.clone());
         attributes.insert("image".into(), record.image_name.clone());
         attributes.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        drop(record);
         self.tell("container", action, &container.id, attributes);
     }
 

@@ -11,7 +11,7 @@ use super::{Engine, request};
 impl Engine {
     /// The container as Docker shows it.
     pub fn inspect(&self, container: &Container) -> Value {
-        let record = container.record().clone();
+        let record = container.record();
         let mut words = record.config.entrypoint.iter().chain(&record.config.cmd).flatten();
         let path = words.next().cloned().unwrap_or_default();
         let arguments: Vec<&String> = words.collect();

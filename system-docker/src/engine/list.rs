@@ -128,7 +128,7 @@ impl Engine {
         let created =
             |name: &str| self.container(name).map_or(0, |container| container.record().created);
         let shown = |container: &&Arc<Container>| {
-            let record = container.record().clone();
+            let record = container.record();
             (all || record.state.is_running() || matches!(record.state, State::Restarting { .. }))
                 && passes(container, &record, filters)
                 && (!filters.has("ancestor") || ancestors.contains(&record.image))
@@ -173,7 +173,7 @@ fn passes(container: &Container, record: &Record, filters: &Filters) -> bool {
 }
 
 fn summary(container: &Container) -> Value {
-    let record = container.record().clone();
+    let record = container.record();
     let words: Vec<String> =
         record.config.entrypoint.iter().chain(&record.config.cmd).flatten().cloned().collect();
     let mode = record.host_config.network_mode.clone().filter(|mode| !mode.is_empty());

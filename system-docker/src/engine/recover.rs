@@ -37,7 +37,7 @@ impl Engine {
     }
 
     async fn recover_one(self: &Arc<Self>, container: &Arc<Container>) {
-        let record = container.record().clone();
+        let record = container.record();
         let same_boot = record.boot_id == self.boot_id;
         let process = match self.runtime.reattach(&container.id).await {
             Ok(process) => process.filter(|_| same_boot),
@@ -99,7 +99,7 @@ impl Engine {
     }
 
     fn start_at_boot(self: &Arc<Self>, container: &Arc<Container>, same_boot: bool) {
-        let record = container.record().clone();
+        let record = container.record();
         let ran = !record.boot_id.is_empty();
         if !same_boot && ran && !record.is_service() && wanted_at_boot(&record) {
             self.start_in_background(container);

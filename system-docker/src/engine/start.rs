@@ -72,7 +72,7 @@ impl Engine {
         container: &Arc<Container>,
     ) -> std::result::Result<Process, (ApiError, i32)> {
         let ours = |error: ApiError| (error, 128);
-        let record = container.record().clone();
+        let record = container.record();
         self.mount_volumes(&record).await.map_err(ours)?;
         let request = self.shim_request(container, &record).map_err(ours)?;
         let process = self.runtime.create(&request).await.map_err(refused)?;

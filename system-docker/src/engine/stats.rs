@@ -27,7 +27,6 @@ impl Engine {
 pub fn shown(container: &Container, reading: Option<&Reading>, before: Option<&Reading>) -> Value {
     let record = container.record();
     let (id, name) = (record.id.clone(), format!("/{}", record.name));
-    drop(record);
     let Some(reading) = reading else {
         return json!({ "id": id, "name": name, "read": rfc3339(0), "preread": rfc3339(0), "cpu_stats": {}, "precpu_stats": {},
             "memory_stats": {}, "pids_stats": {}, "blkio_stats": {}, "num_procs": 0, "storage_stats": {} });

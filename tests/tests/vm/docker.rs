@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use ros_tests::guest::Ran;
+use ros_tests::guest::{COMMAND, Ran, output_within};
 
 use crate::site::Site;
 
@@ -80,8 +80,8 @@ impl Docker {
     fn program(&self, name: &str, args: &[&str]) -> Result<Ran> {
         let host = format!("unix://{}", self.socket.display());
         let mut command = Command::new(name);
-        command.env("DOCKER_HOST", host).args(args).stdin(Stdio::null());
-        Ok(Ran::from(command.output().with_context(|| format!("start {name}"))?))
+        command.env("DOCKER_HOST", host).args(args);
+        Ok(Ran::from(output_within(command, COMMAND)?))
     }
 }
 

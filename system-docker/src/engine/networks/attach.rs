@@ -28,7 +28,7 @@ const HOST_END: &str = "sdv";
 impl Engine {
     /// Chooses addresses and ports for a container that is about to start.
     pub fn reserve_network(&self, container: &Container) -> Result<()> {
-        let mut record = container.record().clone();
+        let record = container.record();
         if record.network.endpoints.is_empty() {
             return Ok(());
         }
@@ -40,13 +40,13 @@ impl Engine {
             .collect::<Result<_>>()?;
         let _one = lock(&self.networks.choice);
         let mut attachment = Attachment { endpoints: Vec::new(), ports: Vec::new() };
-        for (endpoint, network) in record.network.endpoints.drain(..).zip(&networks) {
-            let live = self.choose(&endpoint, network, &record.id, &attachment)?;
+        for (endpoint, network) in record.network.endpoints.iter().zip(&networks) {
+            let live = self.choose(endpoint, network, &record.id, &attachment)?;
             attachment.endpoints.push(Endpoint {
                 network: network.name.clone(),
                 network_id: network.id.clone(),
                 live: Some(live),
-                ..endpoint
+                ..endpoint.clone()
             });
         }
         let publish_at = attachment
@@ -57,7 +57,7 @@ impl Engine {
         let (ports, holds) = ports::take(&record, &attachment, publish_at)?;
         attachment.ports = ports;
         container.change(|record| record.network = attachment)?;
-        lock(&self.networks.holds).insert(record.id, holds);
+        lock(&self.networks.holds).insert(container.id.clone(), holds);
         Ok(())
     }
 
@@ -118,7 +118,7 @@ impl Engine {
         container: &Arc<Container>,
         pid: i32,
     ) -> Result<()> {
-        let record = container.record().clone();
+        let record = container.record();
         match Mode::parse(record.host_config.network_mode.as_deref()) {
             Mode::Host | Mode::Container(_) => return Ok(()),
             Mode::None | Mode::Networks(_) => {}
@@ -233,7 +233,7 @@ impl Engine {
         let networks = self.networks.list();
         let all: Vec<Arc<Container>> = self.containers().values().cloned().collect();
         for container in &all {
-            let record = container.record().clone();
+            let record = container.record();
             let may_run = record.state.is_running() && record.boot_id == self.boot_id;
             if record.network.is_live()
                 && !may_run
@@ -284,7 +284,7 @@ impl Engine {
 
     /// Takes up the network of a container that an earlier daemon started: its name server, and its ports.
     pub async fn take_up_network(self: &Arc<Self>, container: &Arc<Container>, pid: i32) {
-        let record = container.record().clone();
+        let record = container.record();
         if !record.network.is_live() {
             return;
         }

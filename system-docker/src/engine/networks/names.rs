@@ -23,9 +23,9 @@ impl Names {
         Self { engine, id: id.to_owned() }
     }
 
-    fn own(&self) -> Option<(Arc<Engine>, Record)> {
+    fn own(&self) -> Option<(Arc<Engine>, Arc<Record>)> {
         let engine = self.engine.upgrade()?;
-        let record = engine.containers().get(&self.id)?.record().clone();
+        let record = engine.containers().get(&self.id)?.record();
         matches!(Mode::parse(record.host_config.network_mode.as_deref()), Mode::Networks(_))
             .then_some((engine, record))
     }
