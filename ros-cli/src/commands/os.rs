@@ -123,6 +123,9 @@ enum Verb {
         /// The generation
         #[arg(long)]
         to: u32,
+        /// The boot in which it was asked for
+        #[arg(long)]
+        boot_id: String,
     },
 }
 
@@ -186,7 +189,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Verb::History { format } => history(format)?,
         Verb::Prune { keep } => prune(keep).await?,
         Verb::Verify { format } => return verify(format).await,
-        Verb::SwitchServices { to } => live::run::run(to).await?,
+        Verb::SwitchServices { to, boot_id } => live::run::run(to, &boot_id).await?,
         Verb::InstallGeneration(order) => {
             let installed = install::install(&order)?;
             print(&format!("{}\n", serde_json::to_string(&installed)?))?;

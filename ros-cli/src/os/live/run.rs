@@ -40,10 +40,15 @@ struct Switch {
 }
 
 /// Switches to generation `to`; goes back when it is not healthy. What became of it is in generation and receipt.
+/// Started again in another boot than `asked_in`, it does nothing: that boot has brought up what ran before.
 ///
 /// # Errors
 /// When it could not be carried to its end, one way or the other: it is to be run again.
-pub async fn run(to: u32) -> Result<()> {
+pub async fn run(to: u32, asked_in: &str) -> Result<()> {
+    if asked_in != boot_id() {
+        say("the machine was booted meanwhile: what ran before runs again");
+        return Ok(());
+    }
     let mut switch = Switch::open(to).await?;
     let sick = match switch.journal.way.clone() {
         Way::Back { reason } => Some(reason),

@@ -90,7 +90,7 @@ fn body(image: &str, generation: &Generation) -> ContainerCreateBody {
     ContainerCreateBody {
         image: Some(image.to_owned()),
         entrypoint: Some(vec![program, "os".into(), "switch-services".into()]),
-        cmd: Some(vec!["--to".into(), number(generation)]),
+        cmd: Some(vec!["--to".into(), number(generation), "--boot-id".into(), boot_id()]),
         labels: Some(HashMap::from([(labels::GENERATION.to_owned(), number(generation))])),
         host_config: Some(host_config),
         // It can be cut short anywhere: nobody has to wait for it.
@@ -140,6 +140,6 @@ mod tests {
         assert_eq!(host.restart_policy.unwrap().name, Some(Policy::ON_FAILURE));
         assert_eq!((host.network_mode.as_deref(), host.privileged), (Some("none"), None));
         assert!(host.binds.unwrap().contains(&"/run:/run".to_owned()));
-        assert_eq!(body.cmd, Some(vec!["--to".into(), "2".into()]));
+        assert_eq!(body.cmd.unwrap(), ["--to", "2", "--boot-id", &boot_id()]);
     }
 }
