@@ -36,6 +36,7 @@ pub async fn run(args: &Args) -> Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).without_time().init();
     let exe = std::env::current_exe().context("find this program")?;
     let engine = Engine::open(&args.root, &args.run, &exe, !args.without_device_rules)?;
+    crate::alive::or_end(crate::alive::LIMIT);
     engine.recover().await;
     let listener = bind(&args.socket)?;
     tracing::info!("listening on {}", args.socket.display());

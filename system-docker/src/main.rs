@@ -1,6 +1,7 @@
 //! The one binary: PID 1, modprobe, the shim of a container, the daemon, and a small client of its own API.
 //! What it is depends on how it was called; the first three are decided before any thread exists.
 
+mod alive;
 mod archive;
 mod client;
 mod daemon;

@@ -7,7 +7,7 @@
 //! ```
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
 use bollard::Docker;
@@ -135,6 +135,18 @@ impl Engine {
     pub async fn inspect(&self, name: &str) -> Result<Option<ContainerInspectResponse>> {
         found(self.docker.inspect_container(name, None).await)
             .with_context(|| format!("inspect {name}"))
+    }
+
+    /// The exit code with which a container's process ended last, at or after `since`: an inspect of one that runs
+    /// again does not tell. None when the daemon does not remember.
+    pub async fn last_exit(&self, name: &str, since: &str) -> Option<i64> {
+        let filters = HashMap::from([("container", vec![name]), ("event", vec!["die"])]);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        let now = format!("{}.{:09}", now.as_secs(), now.subsec_nanos());
+        let options = EventsOptionsBuilder::default().since(since).until(&now);
+        let events = self.docker.events(Some(options.filters(&filters).build()));
+        let ends: Vec<_> = events.filter_map(async |event| event.ok()).collect().await;
+        ends.last()?.actor.as_ref()?.attributes.as_ref()?.get("exitCode")?.parse().ok()
     }
 
     /// Makes sure that the service's container is there and as defined; it is not started.

@@ -55,9 +55,12 @@ const NOTES: &[(&str, &str, &str)] = &[
     ("GET /distribution/{name}/json", "full", "with our own additions: labels and missing layers"),
     ("GET /plugins", "full", "an empty list: there are none"),
     ("GET /events", "partial", "the last 256 are remembered for `since`"),
-    ("POST /volumes/create", "partial", "the local driver without options"),
-    ("GET /networks", "partial", "host and none"),
-    ("GET /networks/{name}", "partial", "host and none"),
+    ("POST /volumes/create", "partial", "the local driver"),
+    (
+        "POST /networks/create",
+        "partial",
+        "the driver bridge: no macvlan, ipvlan, overlay; nothing of a swarm",
+    ),
 ];
 
 /// What the fallback says of the rest.

@@ -55,7 +55,11 @@ pub async fn events(State(engine): App, Query(query): Ask) -> Answer {
     let (past, mut coming) = engine.events().listen();
     let (to, from) = mpsc::channel(64);
     tokio::spawn(async move {
-        for event in past.iter().filter(|event| since.is_some_and(|since| event.time >= since)) {
+        let asked = |event: &&Event| {
+            since.is_some_and(|since| event.time >= since)
+                && until.is_none_or(|until| event.time <= until)
+        };
+        for event in past.iter().filter(asked) {
             if passes(event, &filters) && to.send(line(&event.to_json())).await.is_err() {
                 return;
             }

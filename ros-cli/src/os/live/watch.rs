@@ -134,8 +134,9 @@ async fn replaced_is_well(
         return Ok((Err(reason), true));
     }
     if started(&container) != since {
-        let code = container.state.and_then(|state| state.exit_code).unwrap_or(0);
-        return Ok((Err(format!("ended with {code} and was started again")), true));
+        let code = engine.last_exit(&service.name, since).await;
+        let code = code.map(|code| format!(" with {code}")).unwrap_or_default();
+        return Ok((Err(format!("ended{code} and was started again")), true));
     }
     let probed = probe::once(engine, service, &service.name).await;
     Ok((probed.map_err(|error| format!("{error:#}")), false))
