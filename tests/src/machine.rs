@@ -48,6 +48,8 @@ pub struct Spec {
     pub disks: Vec<PathBuf>,
     /// Where every write and flush of the boot disk is recorded, in the format of [`crate::powercut::log`].
     pub recording: Option<PathBuf>,
+    /// The host keeps what the machine flushes in its page cache: for a disk that nobody needs after the test.
+    pub throwaway: bool,
     /// Raw read-only volumes, such as `cidata`.
     pub volumes: Vec<PathBuf>,
     /// Kernel and initrd given directly.
@@ -68,6 +70,7 @@ impl Spec {
             firmware: Firmware::Bios,
             disks: Vec::new(),
             recording: None,
+            throwaway: false,
             volumes: Vec::new(),
             direct: None,
             ssh_port: None,
@@ -141,8 +144,9 @@ impl Spec {
         }
         for disk in disks {
             qemu.arg("-drive").arg(format!(
-                "if=virtio,format={},discard=unmap,file={}",
+                "if=virtio,format={},cache={},discard=unmap,file={}",
                 format_of(disk),
+                if self.throwaway { "unsafe" } else { "writeback" },
                 disk.display()
             ));
         }

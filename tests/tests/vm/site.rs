@@ -49,6 +49,7 @@ impl Site {
         let volume = self.cidata(user_data)?;
         let mut spec = Spec::new(&self.dir);
         spec.disks = vec![disk];
+        spec.throwaway = true;
         spec.volumes = vec![volume];
         spec.ssh_port = Some(self.guest.port);
         Ok(spec)
