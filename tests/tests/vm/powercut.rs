@@ -1,4 +1,4 @@
-//! The short form of `make torture`: a few power cuts of each scenario, one of all booted.
+//! The short form of `make torture`: a few power cuts of each scenario, one of each booted.
 
 use anyhow::{Result, ensure};
 use ros_tests::artifacts;
@@ -9,7 +9,7 @@ fn every_power_cut_leaves_the_old_or_the_new_machine() -> Result<()> {
     let order = Order {
         dir: artifacts::checkout().join("target/test/powercut"),
         cuts: 20,
-        boots: 1,
+        boots: 3,
         seed: 2,
         only: Vec::new(),
     };
