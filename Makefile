@@ -14,6 +14,8 @@ CMD           ?=
 CUTS          ?= 500
 BOOTS         ?= 50
 SEED          ?= 1
+SECONDS_EACH  ?= 60
+FUZZ          ?=
 REPORT        ?=
 
 TRIPLE   := x86_64-unknown-linux-gnu
@@ -25,7 +27,7 @@ PLANTED  := v1.3-hang v1.4-panic v1.5-sick v1.6-sickens v1.7-console v1.8-never
 REGISTRY := 127.0.0.1:$(REGISTRY_PORT)
 export PATH := $(HOME)/.cargo/bin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api torture docs figures clean
+.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api fuzz torture docs figures clean
 
 help:
 	@echo 'make run       build everything, boot ros in QEMU on this terminal (DETACH=1: in the background)'
@@ -33,6 +35,7 @@ help:
 	@echo 'make stop      power it off          make clean-vm   forget its disk'
 	@echo 'make test      formatting, lints, unit tests, VM tests'
 	@echo 'make test-api  the integration tests of bollard and docker-py against the daemon, on this machine'
+	@echo 'make fuzz      every fuzz target for SECONDS_EACH=60 (FUZZ="yaml cmdline": only these)'
 	@echo 'make torture   the power is cut CUTS=500 times (REPORT=docs/reliability.md: the tables go there)'
 	@echo 'make docs      docs/docker-api.md from the router'
 	@echo 'make figures   sizes, boot times, memory, as SPECIFICATION.md has them'
@@ -91,6 +94,10 @@ docs:
 # Two suites that others wrote for Docker: the score and what fails.
 test-api: setup
 	@PROFILE=$(PROFILE) scripts/test-api
+
+# What reads outside text, against what a fuzzer thinks of.
+fuzz: setup
+	@scripts/fuzz $(SECONDS_EACH) $(FUZZ)
 
 # Power cuts during first boot, upgrade and rollback: see docs/reliability.md. Last line: cuts, old, new, lost.
 torture: images-for-test
