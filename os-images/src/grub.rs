@@ -58,7 +58,7 @@ pub fn efi() -> Result<Vec<u8>> {
 pub fn bios(start: u64) -> Result<(Vec<u8>, Vec<u8>)> {
     let path = Path::new(LIBRARY).join("i386-pc/boot.img");
     let mut boot = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    let mut core = image("i386-pc", &["biosdisk"])?;
+    let mut core = image("i386-pc", &["biosdisk", "linux16"])?;
     if boot.len() < SECTOR || core.len() < SECTOR {
         bail!("GRUB's boot.img or core.img is too short");
     }

@@ -1,5 +1,7 @@
 //! Commands inside a machine, over ssh with a key.
 
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
@@ -21,6 +23,33 @@ pub struct Guest {
     pub key: PathBuf,
     /// User to log in as.
     pub user: String,
+    /// Where each command is noted with its time.
+    pub journal: Option<Journal>,
+}
+
+/// What was done when, and how long it took, one line each: where a case's time goes.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    file: PathBuf,
+    began: Instant,
+}
+
+impl Journal {
+    /// A journal in `file`; its times count from now.
+    #[must_use]
+    pub fn new(file: &Path) -> Self {
+        Self { file: file.to_owned(), began: Instant::now() }
+    }
+
+    /// Notes `what`, which began at `start`. A journal that cannot be written is no failure of the case.
+    pub fn note(&self, start: Instant, what: &str) {
+        let at = start.duration_since(self.began).as_secs_f64();
+        let took = start.elapsed().as_secs_f64();
+        let short: String = what.chars().take(100).collect();
+        let line = format!("{at:7.1} {took:6.1}  {}\n", short.replace('\n', " "));
+        let file = fs::OpenOptions::new().create(true).append(true).open(&self.file);
+        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    }
 }
 
 /// What a command left behind.
@@ -38,7 +67,7 @@ impl Guest {
     /// The machine at `port`, as user `ros`.
     #[must_use]
     pub fn new(port: u16, key: &Path) -> Self {
-        Self { port, key: key.to_owned(), user: "ros".to_owned() }
+        Self { port, key: key.to_owned(), user: "ros".to_owned(), journal: None }
     }
 
     /// `ssh` with everything but the command.
@@ -68,7 +97,12 @@ impl Guest {
     pub fn run(&self, command: &str) -> Result<Ran> {
         let mut ssh = self.ssh();
         ssh.arg(format!("sudo -n sh -c {}", quoted(command)));
-        Ok(Ran::from(output_within(ssh, COMMAND)?))
+        let start = Instant::now();
+        let output = output_within(ssh, COMMAND);
+        if let Some(journal) = &self.journal {
+            journal.note(start, command);
+        }
+        Ok(Ran::from(output?))
     }
 
     /// Runs a shell command as root that must succeed; returns its standard output, trimmed.

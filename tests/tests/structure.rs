@@ -2,7 +2,7 @@
 //! inputs make the same image.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -49,9 +49,10 @@ fn dependencies_point_one_way() -> Result<()> {
     Ok(())
 }
 
-/// A program of the same build as this test.
+/// A program that ships: from the folder `ROS_PROGRAMS`, else of the same build as this test.
 fn program(name: &str) -> Result<PathBuf> {
-    let path = Path::new(env!("CARGO_BIN_EXE_ros-vm")).with_file_name(name);
+    let beside = || PathBuf::from(env!("CARGO_BIN_EXE_ros-vm")).with_file_name("");
+    let path = std::env::var_os("ROS_PROGRAMS").map_or_else(beside, PathBuf::from).join(name);
     ensure!(path.exists(), "{} is not there: run `make build`", path.display());
     Ok(path)
 }

@@ -190,7 +190,8 @@ pub struct MenuEntry<'a> {
     pub append: &'a str,
 }
 
-/// The text of [`crate::paths::GRUB_GENERATIONS`]: one entry per generation, in the order given.
+/// The text of [`crate::paths::GRUB_GENERATIONS`]: one entry per generation, in the order given. `ros_bits` is set by
+/// the `grub.cfg` of the machine: `linux` or `linux16` loads the kernel.
 #[must_use]
 pub fn menu(entries: &[MenuEntry<'_>]) -> String {
     entries.iter().map(menu_entry).collect()
@@ -204,7 +205,7 @@ fn menu_entry(entry: &MenuEntry<'_>) -> String {
     let title =
         format!("ros {version} (generation {number}, {status})").replace(['"', '$', '\\'], "_");
     format!(
-        "menuentry \"{title}\" --id gen-{number} {{\n  linux /sets/{hex}/vmlinuz {}\n  initrd /sets/{hex}/initrd\n}}\n",
+        "menuentry \"{title}\" --id gen-{number} {{\n  linux$ros_bits /sets/{hex}/vmlinuz {}\n  initrd$ros_bits /sets/{hex}/initrd\n}}\n",
         arguments.join(" ")
     )
 }
@@ -417,8 +418,8 @@ mod tests {
         assert_eq!(
             menu(&[entry]),
             format!(
-                "menuentry \"ros v1.2 (generation 2, good)\" --id gen-2 {{\n  linux /sets/{hex}/vmlinuz console=tty0 quiet \
-                 ros.generation=2 'a=b;c'\n  initrd /sets/{hex}/initrd\n}}\n"
+                "menuentry \"ros v1.2 (generation 2, good)\" --id gen-2 {{\n  linux$ros_bits /sets/{hex}/vmlinuz console=tty0 quiet \
+                 ros.generation=2 'a=b;c'\n  initrd$ros_bits /sets/{hex}/initrd\n}}\n"
             )
         );
     }

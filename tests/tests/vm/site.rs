@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ros_tests::artifacts;
-use ros_tests::guest::Guest;
+use ros_tests::guest::{Guest, Journal};
 use ros_tests::machine::{Machine, Spec};
 use ros_tests::registry::{Registry, free_port};
 use serde_json::Value;
@@ -38,7 +38,8 @@ impl Site {
         let storage = dir.join("registry");
         std::os::unix::fs::symlink(artifacts::registry_storage(), &storage)?;
         let registry = Registry::start(&storage, registry_port)?;
-        let guest = Guest::new(free_port()?, &key);
+        let mut guest = Guest::new(free_port()?, &key);
+        guest.journal = Some(Journal::new(&dir.join("commands.log")));
         Ok(Self { dir, guest, registry, registry_port, public_key })
     }
 

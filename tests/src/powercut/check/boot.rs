@@ -67,11 +67,11 @@ impl Boot {
     /// Whether the menu has the generation, and its kernel and initrd are whole.
     pub fn has(&self, number: u32, set: &BootSet) -> Result<()> {
         let hex = set.digest.hex();
-        let begin = format!("--id gen-{number} {{\n  linux /sets/{hex}/vmlinuz ");
+        let begin = format!("--id gen-{number} {{\n  linux$ros_bits /sets/{hex}/vmlinuz ");
         let entry = self.menu.split("menuentry ").find(|entry| entry.contains(&begin));
         let entry = entry.with_context(|| format!("the menu has no entry: {:?}", self.menu))?;
         ensure!(
-            entry.ends_with(&format!("\n  initrd /sets/{hex}/initrd\n}}\n")),
+            entry.ends_with(&format!("\n  initrd$ros_bits /sets/{hex}/initrd\n}}\n")),
             "the menu is torn"
         );
         for (name, expected) in [("vmlinuz", set.kernel), ("initrd", set.initrd)] {
