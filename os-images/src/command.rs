@@ -1,6 +1,7 @@
 //! Programs of the building machine: run, with what they said in the error when they fail.
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -42,6 +43,24 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>> {
         let lines: Vec<&str> = said.trim().lines().collect();
         let last = lines[lines.len().saturating_sub(12)..].join("\n  ");
         bail!("{name} failed ({}):\n  {last}", ended.status);
+    }
+    Ok(ended.stdout)
+}
+
+/// The same for a filter: it is given `input`, which must be short.
+///
+/// # Errors
+/// As [`output`].
+pub fn with_input(command: &mut Command, input: &[u8]) -> Result<Vec<u8>> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut child = started.with_context(|| format!("start {name}"))?;
+    if let Some(mut to) = child.stdin.take() {
+        to.write_all(input).with_context(|| format!("write to {name}"))?;
+    }
+    let ended = child.wait_with_output().with_context(|| format!("wait for {name}"))?;
+    if !ended.status.success() {
+        bail!("{name} failed ({})", ended.status);
     }
     Ok(ended.stdout)
 }

@@ -1,6 +1,7 @@
 //! `os-images`: makes the images, releases and disks of ros from the definitions beside this program's
 //! sources. Says what it does on stderr; the same inputs give the same bytes.
 
+mod archive;
 mod build;
 mod command;
 mod compose;
@@ -18,6 +19,7 @@ mod oci;
 mod prune;
 mod push;
 mod sbom;
+mod sign;
 mod sizes;
 mod tree;
 
@@ -82,6 +84,22 @@ enum Verb {
         #[arg(long, value_name = "FILE")]
         cloud_config: Option<PathBuf>,
     },
+    /// Sign built releases; the signatures go with them wherever they are pushed or archived.
+    Sign {
+        /// Such as `v1.0`.
+        #[arg(required = true)]
+        versions: Vec<String>,
+        #[command(flatten)]
+        order: sign::Order,
+    },
+    /// Write a built release as one file for machines without a network: `ros os upgrade -i FILE`.
+    Archive {
+        /// Such as `v1.0`.
+        version: String,
+        /// The file [default: `os-<version>.oci.tar` in the results].
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
     /// Copy built releases into a registry (plain HTTP); what is there is not sent again.
     Push {
         /// Such as `v1.0`.
@@ -118,6 +136,13 @@ fn run(arguments: Arguments) -> Result<()> {
             let release = build.release(&version)?;
             let order = disk::Order { size: disk::parse_size(&size)?, file, cloud_config };
             disk::make(build.site(), &release, &order)
+        }
+        Verb::Sign { versions, order } => {
+            versions.iter().try_for_each(|version| sign::sign(&site, version, &order))
+        }
+        Verb::Archive { version, file } => {
+            println!("{}", archive::write(&site, &version, file)?.display());
+            Ok(())
         }
         Verb::Push { versions, registry } => push::push(&site, &versions, &registry),
     }

@@ -23,9 +23,11 @@ use serde_json::json;
 use crate::tree::{Entry, Kind, Tree};
 use crate::{EPOCH, EPOCH_TEXT};
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Media type of a manifest.
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// Media type of a configuration.
+pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
@@ -239,13 +241,8 @@ impl Blobs {
             link(&self.path(&blob.digest), &blobs.join(blob.digest.hex()))?;
         }
         durable::write(&dir.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
-        let named = images.iter().map(|(name, image)| {
-            let annotations = BTreeMap::from([(REF_NAME.to_owned(), name.clone())]);
-            Descriptor { annotations, ..image.manifest.clone() }
-        });
-        let index =
-            Index { schema_version: 2, media_type: INDEX.into(), manifests: named.collect() };
-        Ok(durable::write(&dir.join("index.json"), &serde_json::to_vec(&index)?, 0o644)?)
+        let named = images.iter().map(|(name, image)| (name.clone(), image.manifest.clone()));
+        Index::write(dir, named.collect())
     }
 }
 
@@ -265,6 +262,29 @@ impl Index {
         });
         Ok(named.collect())
     }
+
+    /// Replaces `index.json` of the layout `dir`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(dir: &Path, images: Vec<(String, Descriptor)>) -> Result<()> {
+        let named = images.into_iter().map(|(name, manifest)| {
+            let annotations = BTreeMap::from([(REF_NAME.to_owned(), name)]);
+            Descriptor { annotations, ..manifest }
+        });
+        let index =
+            Self { schema_version: 2, media_type: INDEX.into(), manifests: named.collect() };
+        Ok(durable::write(&dir.join("index.json"), &serde_json::to_vec(&index)?, 0o644)?)
+    }
+}
+
+/// A blob of the layout `dir`.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn blob(dir: &Path, digest: &Digest) -> Result<Vec<u8>> {
+    let path = dir.join("blobs/sha256").join(digest.hex());
+    fs::read(&path).with_context(|| format!("read {}", path.display()))
 }
 
 /// A second name for a file: a hard link, or a copy where that cannot be. One that is there stays.

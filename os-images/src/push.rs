@@ -2,7 +2,6 @@
 //! is not sent; a blob that another repository has got in the same run is mounted from there.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
 use crate::build::Site;
-use crate::oci::{Descriptor, Index, Manifest};
+use crate::oci::{Descriptor, Index, Manifest, blob};
 
 /// A registry, and which repository has which blob.
 struct Registry {
@@ -124,11 +123,6 @@ impl Registry {
         self.sent += part.size;
         Ok(())
     }
-}
-
-fn blob(layout: &Path, digest: &Digest) -> Result<Vec<u8>> {
-    let path = layout.join("blobs/sha256").join(digest.hex());
-    fs::read(&path).with_context(|| format!("read {}", path.display()))
 }
 
 fn expect(mut response: Response<Body>, wanted: &[StatusCode]) -> Result<Response<Body>> {
