@@ -23,7 +23,7 @@ TARGET   := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 BIN      := $(TARGET)/$(TRIPLE)/$(PROFILE)
 IMAGES   := $(CURDIR)/target/images
 RELEASES := v1.0 v1.1 v1.2
-PLANTED  := v1.3-hang v1.4-panic v1.5-sick v1.6-sickens v1.7-console v1.8-never
+PLANTED  := v1.3-hang v1.4-panic v1.5-sick v1.6-sickens v1.7-console v1.8-never v1.9-schema
 REGISTRY := 127.0.0.1:$(REGISTRY_PORT)
 export PATH := $(HOME)/.cargo/bin:/usr/sbin:/sbin:$(PATH)
 

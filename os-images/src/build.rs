@@ -148,6 +148,7 @@ impl Build {
             version: version.to_owned(),
             kernel: self.kernel()?.version.clone(),
             config_schema: 1,
+            config_removed: definition.config_removed,
             minimum: Minimum { memory_mib: definition.memory_mib.unwrap_or(0) },
             boot_set,
             programs: self.programs()?,

@@ -153,6 +153,8 @@ pub struct Release {
     pub initrd: InitrdVariation,
     /// Least RAM in MiB.
     pub memory_mib: Option<u64>,
+    /// Keys of the configuration that it no longer reads, each with what to write instead.
+    pub config_removed: BTreeMap<String, String>,
 }
 
 /// How an image of a release differs from its definition.
@@ -250,6 +252,7 @@ impl Definitions {
             defaults: release.defaults.or(older.defaults),
             initrd: release.initrd,
             memory_mib: release.memory_mib.or(older.memory_mib),
+            config_removed: over(older.config_removed, release.config_removed),
         })
     }
 }

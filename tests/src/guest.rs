@@ -1,6 +1,6 @@
 //! Commands inside a machine, over ssh with a key.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -103,6 +103,19 @@ impl Guest {
             journal.note(start, command);
         }
         Ok(Ran::from(output?))
+    }
+
+    /// Copies a file of this machine to `to`, as root.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn send(&self, file: &Path, to: &str) -> Result<()> {
+        let mut ssh = self.ssh();
+        ssh.arg(format!("sudo -n sh -c {}", quoted(&format!("cat > {to}"))));
+        let file = File::open(file).with_context(|| format!("open {}", file.display()))?;
+        let status = ssh.stdin(file).status().context("start ssh")?;
+        ensure!(status.success(), "send to {to}: ssh ended with {status}");
+        Ok(())
     }
 
     /// Runs a shell command as root that must succeed; returns its standard output, trimmed.

@@ -2,6 +2,7 @@
 //! `ssh`. Seen from here, ros is a black box with a serial line, a network card and a power button.
 //!
 //! - [`artifacts`]: what the image builder made, and where
+//! - [`bench`]: copies of releases, signed or packed for one case
 //! - [`machine`]: one virtual machine, from power on to power off
 //! - [`guest`]: commands inside it, over ssh
 //! - [`registry`]: Debian's docker-registry on the loopback
@@ -9,6 +10,7 @@
 //! - [`powercut`]: disks as power cuts leave them
 
 pub mod artifacts;
+pub mod bench;
 pub mod guest;
 pub mod machine;
 pub mod meddler;

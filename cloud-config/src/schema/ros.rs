@@ -143,9 +143,38 @@ const UPGRADE: Kind = Struct(&[
     r(
         "policy",
         Word(&["none", "check", "stage", "auto", "download", "apply"]),
-        Nothing("releases are fetched when `ros os upgrade` is asked to"),
+        CONSOLE,
+        "none",
+        "What the machine does about newer releases by itself: say it, install it, go to it (`download`: stage, `apply`: auto).",
+    ),
+    o(
+        "channel",
+        Text,
+        Group,
+        "all but pre-releases",
+        "Pattern of the tags that it takes by itself, such as `v1.*`.",
+    ),
+    o("every", Text, CONSOLE, "6h", "How often it looks."),
+    o(
+        "jitter",
+        Text,
+        Group,
+        "30m",
+        "How much later at most, so that many machines do not come at once.",
+    ),
+    o(
+        "window",
+        OneOrMany(&Text),
+        Group,
+        "any time",
+        "When it may install by itself, in UTC: `sat,sun 02:00-04:00`.",
+    ),
+    o(
+        "metered",
+        OneOrMany(&Text),
+        Group,
         "",
-        "",
+        "Interfaces, by name or glob, whose bytes cost: nothing is fetched by itself over them.",
     ),
     o(
         "health",
@@ -154,7 +183,38 @@ const UPGRADE: Kind = Struct(&[
         "",
         "What held before a change of the OS must hold after it: command lines, or addresses that must answer.",
     ),
+    o(
+        "signatures",
+        Map(&SIGNATURES),
+        Group,
+        "",
+        "Repository, folder of repositories, registry or `default` to whose signatures count there; the closest name counts.",
+    ),
     r("rollback", Text, Nothing("the generation before is always kept: `ros os rollback`"), "", ""),
+]);
+
+const SIGNATURES: Kind = Struct(&[
+    o(
+        "policy",
+        Word(&["required", "warn", "off"]),
+        Group,
+        "required",
+        "What becomes of a release without a valid signature: refused, said, or nothing.",
+    ),
+    o(
+        "keys",
+        TEXTS,
+        Group,
+        "",
+        "Public keys (ECDSA P-256), PEM or paths of files with them; one signature by any of them will do.",
+    ),
+    o(
+        "signed_as",
+        Text,
+        Group,
+        "the repository itself",
+        "The repository that signatures name, when releases come from a copy of it.",
+    ),
 ]);
 
 const REGISTRY: Kind = Struct(&[

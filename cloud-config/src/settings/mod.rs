@@ -208,11 +208,80 @@ pub struct Upgrade {
     pub image: Option<String>,
     /// A releases file (`current:`, `available:`): URL or path.
     pub url: Option<String>,
+    /// What the machine does about newer releases by itself.
+    pub policy: UpgradePolicy,
+    /// Pattern of the tags that it takes by itself: `v1.*`.
+    pub channel: Option<String>,
+    /// How often it looks: `6h`.
+    pub every: Option<String>,
+    /// How much later at most: `30m`.
+    pub jitter: Option<String>,
+    /// When it may install by itself: `sat,sun 02:00-04:00`, in UTC.
+    pub window: Vec<String>,
+    /// Interfaces whose bytes cost: nothing is fetched by itself over them.
+    pub metered: Vec<String>,
     /// What held before a change of the OS must hold after it: command lines, or addresses that must answer.
     pub health: Vec<String>,
+    /// Repository, a folder of repositories, registry or `default` → whose signatures count there.
+    pub signatures: BTreeMap<String, Signatures>,
+}
+
+/// What a machine does about newer releases by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpgradePolicy {
+    /// Nothing.
+    #[default]
+    None,
+    /// It looks, and says what there is.
+    Check,
+    /// It installs them, and goes on with what runs.
+    #[serde(alias = "download")]
+    Stage,
+    /// It goes to them.
+    #[serde(alias = "apply")]
+    Auto,
+}
+
+/// Whose signatures count.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Signatures {
+    /// What becomes of a release without a valid one.
+    pub policy: SignaturePolicy,
+    /// Public keys: PEM texts, or paths of files with them.
+    pub keys: Vec<String>,
+    /// The repository that releases are signed for, when they come from a copy of it.
+    pub signed_as: Option<String>,
+}
+
+/// What becomes of a release without a valid signature.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SignaturePolicy {
+    /// It is refused.
+    #[default]
+    Required,
+    /// It is said.
+    Warn,
+    /// Nobody looks.
+    Off,
 }
 
 impl Upgrade {
+    /// What counts for signatures in `repository`: the longest name that it, or a folder that it is in, has.
+    #[must_use]
+    pub fn signatures_for(&self, repository: &str) -> Option<(&str, &Signatures)> {
+        let folders = repository.match_indices('/').map(|(end, _)| &repository[..end]);
+        let mut scopes: Vec<&str> = folders.collect();
+        scopes.push(repository);
+        let named = scopes.into_iter().rev().chain(["default"]);
+        named
+            .filter_map(|scope| self.signatures.get_key_value(scope))
+            .next()
+            .map(|(k, v)| (k.as_str(), v))
+    }
+
     /// The repository, by either name.
     #[must_use]
     pub fn repository(&self) -> Option<&str> {
@@ -349,6 +418,27 @@ mod tests {
         settings.mounts = vec![vec!["/dev/x".into(), "/x".into()]];
         settings.mount_default_fields = ["", "", "auto", "ro"].map(String::from).to_vec();
         assert_eq!(settings.mounts(), [["/dev/x", "/x", "auto", "ro"].map(String::from)]);
+    }
+
+    #[test]
+    fn the_closest_scope_of_signatures_counts() {
+        let entry = |name: &str| {
+            (name.to_owned(), Signatures { signed_as: Some(name.into()), ..Signatures::default() })
+        };
+        let all = ["h:5000/a/os", "h:5000/a", "h:5000", "default"].map(entry);
+        let mut upgrade = Upgrade { signatures: BTreeMap::from(all), ..Upgrade::default() };
+        let table = [
+            ("h:5000/a/os", "h:5000/a/os"),
+            ("h:5000/a/os-other", "h:5000/a"),
+            ("h:5000/b/os", "h:5000"),
+            ("h:50/os", "default"),
+            ("os", "default"),
+        ];
+        for (repository, expected) in table {
+            assert_eq!(upgrade.signatures_for(repository).unwrap().0, expected, "{repository}");
+        }
+        upgrade.signatures.remove("default");
+        assert_eq!(upgrade.signatures_for("os"), None);
     }
 
     #[test]

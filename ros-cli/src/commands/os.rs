@@ -3,17 +3,23 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use cloud_config::settings::UpgradePolicy;
 use ros_api::paths;
 
 use crate::os::asked::Asked;
+use crate::os::automatic::{self, Look};
+use crate::os::bisect;
+use crate::os::daemon;
 use crate::os::diff;
 use crate::os::history::{History, Receipt, Served};
 use crate::os::install::{self, Order};
 use crate::os::list::{self, Entry};
 use crate::os::live::{self, start};
 use crate::os::machine::Machine;
+use crate::os::pins::{Held, Pins};
 use crate::os::prune;
 use crate::os::status::OsStatus;
+use crate::os::trust::Trust;
 use crate::os::upgrade::{self, How};
 use crate::os::verify::{self, Verified};
 use crate::services::engine::Engine;
@@ -42,7 +48,7 @@ enum Verb {
     },
     /// Replaces the OS by another version, newer or older
     Upgrade {
-        /// The release: os:v1.2, v1.2, or a whole name; without it, the releases file's current one or the newest
+        /// The release: os:v1.2, v1.2, a whole name, or a file (OCI archive or layout); without it, the releases file's current one or the newest
         /// that is no pre-release
         #[arg(short, long)]
         image: Option<String>,
@@ -52,6 +58,9 @@ enum Verb {
         /// Say what would be done, and do nothing
         #[arg(long)]
         dry_run: bool,
+        /// Although a newer signed release was good here: an old one with all its holes is signed as well
+        #[arg(long)]
+        allow_downgrade: bool,
         /// Kernel arguments to add
         #[arg(long, default_value = "", allow_hyphen_values = true)]
         append: String,
@@ -60,10 +69,29 @@ enum Verb {
     },
     /// Goes back to an installed version; to the newest good one that does not run when none is named
     Rollback {
-        /// A version that is installed
+        /// A version that is installed; -2 is the good one before the one before
+        #[arg(allow_negative_numbers = true)]
         version: Option<String>,
         #[command(flatten)]
         how: HowArgs,
+    },
+    /// Finds the release that broke something: goes to one after the other and runs a check, over boots too; without
+    /// versions it tells where a search stands
+    Bisect {
+        /// A version where the check holds
+        #[arg(requires = "bad", requires = "check")]
+        good: Option<String>,
+        /// A version where it does not
+        bad: Option<String>,
+        /// Go on with a search that was cut short
+        #[arg(long, conflicts_with = "good")]
+        go_on: bool,
+        /// Forget the search that is under way
+        #[arg(long, conflicts_with_all = ["good", "go_on"])]
+        stop: bool,
+        /// The check: exit code 0 is good, 125 cannot be told, all else is bad
+        #[arg(last = true, requires = "good")]
+        check: Vec<String>,
     },
     /// What differs between two releases, installed or in the registry: services, rights, what must restart
     Diff {
@@ -82,15 +110,15 @@ enum Verb {
         #[command(flatten)]
         how: HowArgs,
     },
-    /// Holds a version: a machine that runs it does not move, and it is never removed
+    /// Holds a version (a machine that runs it does not move, and it is never removed), or one service at a version
     Pin {
-        /// The version
-        version: String,
+        /// v1.1, or console=v1.1
+        what: String,
     },
-    /// Lets a version go; all of them when none is named
+    /// Lets a version or a service go; all of them when none is named
     Unpin {
-        /// The version
-        version: Option<String>,
+        /// v1.1, or console
+        what: Option<String>,
     },
     /// What runs, what was asked for, and why they differ if they do; exit code 1 then
     Status {
@@ -116,6 +144,8 @@ enum Verb {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
+    /// Looks for a newer release once, and does what ros.upgrade.policy says; the machine does it by itself
+    Look,
     #[command(hide = true)]
     InstallGeneration(Order),
     #[command(hide = true)]
@@ -165,13 +195,20 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     match args.verb {
         Verb::Version => print(&format!("{}\n", Machine::read()?.version()))?,
         Verb::List { local, format } => list(local, format).await?,
-        Verb::Upgrade { image, stage, dry_run, append, how } => {
+        Verb::Upgrade { image, stage, dry_run, allow_downgrade, append, how } => {
             let image = match image {
                 Some(image) => image,
                 None => list::suggested(&Machine::read()?).await?.to_string(),
             };
-            upgrade::upgrade(&image, &How { stage, dry_run, append, ..how.how() }).await?;
+            let how = How { stage, dry_run, allow_downgrade, append, ..how.how() };
+            upgrade::upgrade(&image, &how).await?;
         }
+        Verb::Bisect { go_on: true, .. } => bisect::go_on().await?,
+        Verb::Bisect { stop: true, .. } => bisect::stop()?,
+        Verb::Bisect { good, bad, check, .. } => match good.zip(bad) {
+            Some((good, bad)) => bisect::begin(&good, &bad, &check).await?,
+            None => print(&bisect::text()?)?,
+        },
         Verb::Rollback { version, how } => {
             upgrade::rollback(version.as_deref(), &how.how()).await?
         }
@@ -183,13 +220,14 @@ pub async fn run(args: Args) -> Result<ExitCode> {
             }
         }
         Verb::Try { version, how } => upgrade::try_once(&version, &how.how()).await?,
-        Verb::Pin { version } => pin(&version)?,
-        Verb::Unpin { version } => unpin(version.as_deref())?,
+        Verb::Pin { what } => pin(&what).await?,
+        Verb::Unpin { what } => unpin(what.as_deref())?,
         Verb::Status { format } => return status(format),
         Verb::History { format } => history(format)?,
         Verb::Prune { keep } => prune(keep).await?,
         Verb::Verify { format } => return verify(format).await,
         Verb::SwitchServices { to, boot_id } => live::run::run(to, &boot_id).await?,
+        Verb::Look => automatic::look().await?,
         Verb::InstallGeneration(order) => {
             let installed = install::install(&order)?;
             print(&format!("{}\n", serde_json::to_string(&installed)?))?;
@@ -221,11 +259,12 @@ async fn list(local: bool, format: Format) -> Result<()> {
     show(format, &entries, &["VERSION", "WHERE", "STATE", "NOTE", "IMAGE"], &rows)
 }
 
-fn pin(version: &str) -> Result<()> {
+async fn pin(what: &str) -> Result<()> {
     let mut machine = Machine::read()?;
-    if version.contains('=') {
-        bail!("{version}: a service cannot be pinned alone, only a whole version");
+    if let Some((service, version)) = what.split_once('=') {
+        return pin_service(machine, service, version).await;
     }
+    let version = what;
     if machine.of_version(version).is_none() {
         bail!("{version} is not installed: `ros os list` shows what is");
     }
@@ -233,13 +272,46 @@ fn pin(version: &str) -> Result<()> {
     machine.pins.write(paths::PINS.as_ref())
 }
 
-fn unpin(version: Option<&str>) -> Result<()> {
+async fn pin_service(mut machine: Machine, name: &str, version: &str) -> Result<()> {
+    let _lock = upgrade::lock()?;
+    let held = match machine.of_version(version) {
+        // Its own: what was held when it was installed is not what that version is.
+        Some(there) if machine.pins.services.is_empty() => {
+            Held::of(name, &machine.generations.release(there.number)?, &there.image)?
+        }
+        _ => {
+            let image = machine.reference(version)?;
+            Held::of(name, &daemon::remote(&image).await?.release(&image)?, &image)?
+        }
+    };
+    let runs = machine.running.release.services.get(name).map(|there| there.digest);
+    let is_so = runs == Some(held.service.digest);
+    if let Some(whole) = machine.pins.versions.get(machine.version()).filter(|_| !is_so) {
+        bail!(
+            "this machine is pinned to {whole}, whose {name} is another than that of {version}: `ros os unpin {whole}` first"
+        );
+    }
+    if let Some(before) = machine.pins.services.insert(name.to_owned(), held) {
+        eprintln!("{name} was pinned to {}", before.version);
+    }
+    machine.pins.write(paths::PINS.as_ref())?;
+    if !is_so {
+        let runs = machine.version();
+        eprintln!(
+            "{name} is another now: `ros os upgrade -i os:{runs}` replaces it by that of {version}"
+        );
+    }
+    Ok(())
+}
+
+fn unpin(what: Option<&str>) -> Result<()> {
     let mut machine = Machine::read()?;
-    match version {
-        None => machine.pins.versions.clear(),
-        Some(version) => {
-            if !machine.pins.versions.remove(version) {
-                bail!("{version} is not pinned");
+    let pins = &mut machine.pins;
+    match what {
+        None => *pins = Pins::default(),
+        Some(what) => {
+            if !pins.versions.remove(what) && pins.services.remove(what).is_none() {
+                bail!("{what} is not pinned: `ros os status` shows what is");
             }
         }
     }
@@ -249,6 +321,8 @@ fn unpin(version: Option<&str>) -> Result<()> {
 fn status(format: Format) -> Result<ExitCode> {
     let machine = Machine::read()?;
     let status = OsStatus::of(&machine, Asked::read()).switching(start::under_way()?);
+    let by_itself = machine.settings.ros.upgrade.policy != UpgradePolicy::None;
+    let status = status.signed(&Trust::of_machine()?).looked(by_itself.then(Look::read));
     match format {
         Format::Table => print(&status.text())?,
         format => show(format, &status, &[], &[])?,

@@ -18,6 +18,9 @@ use ros_api::{Generations, durable, paths};
 use super::copy::{copy, digest};
 use super::plan::size;
 
+/// What a folder and the unused ends of two files take on FAT, with clusters of up to 32 KiB.
+const CLUSTERS: u64 = 4 * (32 << 10);
+
 /// The boot sets.
 #[derive(Clone, Debug)]
 pub struct BootSets {
@@ -87,7 +90,7 @@ impl BootSets {
     /// # Errors
     /// Says how much there is and how much is needed.
     pub fn check_room(&self, set: &BootSet, generations: &Generations) -> Result<()> {
-        let needed = set.kernel_size + set.initrd_size;
+        let needed = set.kernel_size + set.initrd_size + CLUSTERS;
         let unused = self.unused(generations)?;
         let room = free(&self.root)? + unused.iter().map(|dir| bytes_in(dir)).sum::<u64>();
         if room < needed {
@@ -103,7 +106,7 @@ impl BootSets {
 
     fn make_room(&self, set: &BootSet, generations: &Generations) -> Result<()> {
         self.check_room(set, generations)?;
-        if free(&self.root)? < set.kernel_size + set.initrd_size {
+        if free(&self.root)? < set.kernel_size + set.initrd_size + CLUSTERS {
             self.unused(generations)?.iter().try_for_each(|dir| remove(dir))?;
         }
         Ok(())

@@ -1,11 +1,14 @@
 //! What the daemon says about images in registries. It alone talks to them: mirrors, credentials and certificates
 //! are its business.
 //!
-//! `GET /distribution/{name}/json` is Docker's; the keys `Labels`, `Missing`, `Fetch` and the endpoint `…/tags` are
-//! system-docker's additions, and so is the number of bytes in the last line of a pull, which no Docker client library
+//! `GET /distribution/{name}/json` is Docker's; the keys `Labels`, `Missing`, `Fetch` and the endpoints `…/tags` and
+//! `…/signatures` are system-docker's additions, and so is the number of bytes in the last line of a pull, which no Docker client library
 //! knows. Hence this small one.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, anyhow, bail};
+use base64::Engine as _;
 use bollard::models::CreateImageInfo;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
@@ -14,6 +17,7 @@ use ros_api::{Digest, Reference, Release, labels, paths};
 use serde::Deserialize;
 use tokio::net::UnixStream;
 
+use super::signature::Attached;
 use crate::services::engine::HOST_VARIABLE;
 
 /// An image in its registry.
@@ -22,7 +26,7 @@ pub struct Remote {
     /// What the name points to now.
     pub digest: Digest,
     /// Its config's labels.
-    labels: std::collections::BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
     /// Layers that are not on this machine.
     pub missing: Vec<Layer>,
     /// Bytes that a pull would fetch.
@@ -43,7 +47,7 @@ pub struct Layer {
 #[serde(rename_all = "PascalCase")]
 struct Distribution {
     descriptor: Descriptor,
-    labels: std::collections::BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
     missing: Vec<Layer>,
     fetch: u64,
 }
@@ -60,11 +64,31 @@ struct Tags {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Signatures {
+    signatures: Vec<Beside>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Beside {
+    payload: String,
+    signature: String,
+}
+
+#[derive(Deserialize)]
 struct Refusal {
     message: String,
 }
 
 impl Remote {
+    /// An image of which `missing` is not here.
+    #[must_use]
+    pub fn new(digest: Digest, labels: BTreeMap<String, String>, missing: Vec<Layer>) -> Self {
+        let fetch = missing.iter().map(|layer| layer.size).sum();
+        Self { digest, labels, missing, fetch }
+    }
+
     /// One of its labels.
     #[must_use]
     pub fn label(&self, name: &str) -> Option<String> {
@@ -106,6 +130,23 @@ pub async fn tags(repository: &Reference) -> Result<Vec<String>> {
     let text = text.with_context(|| format!("list the versions in {repository}"))?;
     let answer: Tags = serde_json::from_slice(&text).context("read the daemon's answer")?;
     Ok(answer.tags)
+}
+
+/// The signatures that lie beside the manifest `digest` of an image. Nothing of them was verified.
+///
+/// # Errors
+/// When the registry cannot be reached.
+pub async fn signatures(name: &Reference, digest: Digest) -> Result<Vec<Attached>> {
+    let name = name.with_digest(digest);
+    let text = get(&format!("/distribution/{name}/signatures")).await;
+    let text = text.with_context(|| format!("look for signatures of {name}"))?;
+    let answer: Signatures = serde_json::from_slice(&text).context("read the daemon's answer")?;
+    let engine = base64::engine::general_purpose::STANDARD;
+    let one = |Beside { payload, signature }| {
+        let payload = engine.decode(payload).context("read the daemon's answer")?;
+        Ok(Attached { payload, signature })
+    };
+    answer.signatures.into_iter().map(one).collect()
 }
 
 /// One line of a pull's progress, as Docker's API has it; `aux.fetched` is system-docker's.

@@ -7,6 +7,7 @@ use super::daemon::{self, Remote};
 use super::live::steps::{self, Services};
 use super::machine::Machine;
 use super::plan::{Class, Plan};
+use super::source::Source;
 use super::upgrade::missing_services;
 use super::{definitions, rights};
 use crate::services::engine::Engine;
@@ -55,7 +56,7 @@ async fn side(machine: &Machine, engine: &Engine, version: &str) -> Result<Side>
             (remote.release(&image)?, image, remote.digest, Some(remote))
         }
     };
-    let missing = missing_services(engine, &release, &image).await?;
+    let missing = missing_services(engine, &Source::Registry, &release, &image).await?;
     let services = definitions::of_release(engine, &release, &image, &missing).await?;
     Ok(Side { release, image, digest, own, missing, services })
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::asked::now;
 use super::live::steps::Act;
+use super::signature::Signed;
 
 /// Receipts that are kept.
 const KEPT: usize = 100;
@@ -41,6 +42,9 @@ pub struct Receipt {
     pub predicted: u64,
     /// Bytes that were fetched, when that is known.
     pub fetched: Option<u64>,
+    /// Who signed it, when somebody wanted to know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Signed>,
     /// Services that were replaced.
     pub services: Vec<Served>,
     /// When it was over.
@@ -223,11 +227,12 @@ impl History {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::os::machine::tests::machine;
 
-    fn receipt(generation: u32) -> Receipt {
+    /// One that is not over.
+    pub fn receipt(generation: u32) -> Receipt {
         Receipt {
             number: 0,
             by: "upgrade".into(),
@@ -240,6 +245,7 @@ mod tests {
             asked: 1,
             predicted: 10,
             fetched: Some(10),
+            signed: None,
             services: vec![Served { name: "ntp".into(), how: Act::HandOver, gap_ms: 7 }],
             ended: None,
             verdict: Verdict::Pending,

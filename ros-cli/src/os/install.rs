@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::asked::now;
 use super::boot_sets::BootSets;
+use super::config_check;
 use super::copy::copy;
 use super::menu;
 
@@ -60,16 +61,21 @@ pub fn install(order: &Order) -> Result<Installed> {
         sets: BootSets::of_machine(),
         generations: Generations::at(Path::new(paths::GENERATIONS)),
     };
+    config_check::refuse(&places.lock()?)?;
     let installed = places.install(order)?;
     menu::update(&places.generations)?;
     Ok(installed)
 }
 
 impl Places {
-    fn install(&self, order: &Order) -> Result<Installed> {
+    fn lock(&self) -> Result<Release> {
         let path = self.release.join("release.yml");
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        let release = Release::parse(&text)?;
+        Ok(Release::parse(&text)?)
+    }
+
+    fn install(&self, order: &Order) -> Result<Installed> {
+        let release = self.lock()?;
         self.sets.put(&release.boot_set, &self.release.join("boot"), &self.generations)?;
         let installed = self.generations.list()?;
         let same = |generation: &&Generation| {

@@ -10,8 +10,10 @@ use bollard::query_parameters::{
 use futures_util::{StreamExt, TryStreamExt};
 use ros_api::paths;
 
+use super::config_check;
 use super::install::Installed;
 use super::plan::Plan;
+use super::upgrade::How;
 use crate::services::engine::Engine;
 
 /// The container's name.
@@ -21,14 +23,14 @@ const NAME: &str = "ros-installer";
 ///
 /// # Errors
 /// With what the installer said when it failed.
-pub async fn run(engine: &Engine, plan: &Plan, append: &str) -> Result<u32> {
+pub async fn run(engine: &Engine, plan: &Plan, how: &How) -> Result<u32> {
     let docker = engine.docker();
     let remove = RemoveContainerOptionsBuilder::default().force(true).build();
     // One that was cut short is in the way.
     let _ = docker.remove_container(NAME, Some(remove.clone())).await;
     let options = CreateContainerOptionsBuilder::default().name(NAME).build();
     docker
-        .create_container(Some(options), container(plan, append))
+        .create_container(Some(options), container(plan, how))
         .await
         .context("make the installer")?;
     let installed = to_its_end(docker).await;
@@ -36,15 +38,15 @@ pub async fn run(engine: &Engine, plan: &Plan, append: &str) -> Result<u32> {
     installed
 }
 
-fn container(plan: &Plan, append: &str) -> ContainerCreateBody {
+fn container(plan: &Plan, how: &How) -> ContainerCreateBody {
     let mut arguments = vec![
         "--image".to_owned(),
         plan.image.to_string(),
         "--digest".into(),
         plan.digest.to_string(),
     ];
-    if !append.is_empty() {
-        arguments.extend(["--append".into(), append.to_owned()]);
+    if !how.append.is_empty() {
+        arguments.extend(["--append".into(), how.append.clone()]);
     }
     let bind = |path: &str| format!("{path}:{path}");
     let host_config = HostConfig {
@@ -55,9 +57,17 @@ fn container(plan: &Plan, append: &str) -> ContainerCreateBody {
     ContainerCreateBody {
         image: Some(plan.image.with_digest(plan.digest).to_string()),
         cmd: Some(arguments),
+        env: Some(environment(how.force)),
         host_config: Some(host_config),
         ..Default::default()
     }
+}
+
+/// What the installer of another release may want to know: one that does not ask has no argument for it to stumble over.
+fn environment(force: bool) -> Vec<String> {
+    let mut variables = vec![format!("{}={}", config_check::KNOWN, config_check::known())];
+    variables.extend(force.then(|| format!("{}=1", config_check::FORCE)));
+    variables
 }
 
 async fn to_its_end(docker: &Docker) -> Result<u32> {

@@ -59,6 +59,23 @@ pub async fn remote(machine: &Machine) -> Result<Vec<Reference>> {
     }
 }
 
+/// What a machine may go to by itself: the `current` of its releases file when there is one, or all that there is.
+///
+/// # Errors
+/// When it cannot be reached.
+pub async fn offered(machine: &Machine) -> Result<Vec<Reference>> {
+    match releases_file(machine) {
+        Some(url) => {
+            let releases = releases::read(url).await?;
+            match &releases.current {
+                Some(current) => Ok(vec![machine.reference(current)?]),
+                None => releases.references(),
+            }
+        }
+        None => tags(machine).await,
+    }
+}
+
 /// What a machine should run that was told no version: the `current` of its releases file, or the newest version in
 /// the registry that is no pre-release.
 ///
@@ -92,7 +109,14 @@ fn releases_file(machine: &Machine) -> Option<&str> {
 async fn tags(machine: &Machine) -> Result<Vec<Reference>> {
     let repository = machine.repository()?;
     let tags = daemon::tags(&repository).await?;
-    Ok(tags.iter().map(|tag| repository.with_tag(tag)).collect())
+    let releases = tags.iter().filter(|tag| !is_beside(tag));
+    Ok(releases.map(|tag| repository.with_tag(tag)).collect())
+}
+
+/// Whether a tag names what lies beside an image: `sha256-<hex>.sig`, `.att`, `.sbom`.
+fn is_beside(tag: &str) -> bool {
+    let named = tag.strip_prefix("sha256-").and_then(|rest| rest.split('.').next());
+    named.is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// The list: what is `remote` united with what is installed.
@@ -158,6 +182,15 @@ mod tests {
         let all = there(&["v1.9", "v1.10", "v2.0-rc1", "latest", "v1.11-sick"]);
         assert_eq!(newest(&all).unwrap().tag.as_deref(), Some("v1.10"));
         assert_eq!(newest(&there(&["v2.0-rc1", "latest"])), None);
+    }
+
+    #[test]
+    fn a_signature_is_no_version() {
+        let digest = ros_api::Digest::of(b"m").hex();
+        assert!(
+            is_beside(&format!("sha256-{digest}.sig")) && is_beside(&format!("sha256-{digest}"))
+        );
+        assert!(!is_beside("sha256-v1") && !is_beside("v1.2"));
     }
 
     #[test]

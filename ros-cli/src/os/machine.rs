@@ -79,13 +79,13 @@ impl Machine {
         self.env.as_ref().and_then(BootEnv::trial)
     }
 
-    /// The newest good generation that does not run.
+    /// The newest good generation that does not run, or the one so many steps back from there.
     #[must_use]
-    pub fn previous(&self) -> Option<&Generation> {
+    pub fn back(&self, steps: usize) -> Option<&Generation> {
         let good = |generation: &&Generation| {
             generation.status == Status::Good && generation.number != self.running.generation
         };
-        self.installed.iter().rev().find(good)
+        self.installed.iter().rev().filter(good).nth(steps.checked_sub(1)?)
     }
 
     /// The repository of releases: the configured one, or where the running release came from.
@@ -166,6 +166,7 @@ pub mod tests {
             version: version.into(),
             kernel: "6".into(),
             config_schema: 1,
+            config_removed: BTreeMap::new(),
             minimum: Minimum::default(),
             boot_set: BootSet {
                 digest,

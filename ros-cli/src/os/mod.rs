@@ -11,9 +11,14 @@
 //! Up to `install` nothing that boots has changed; `install` adds a generation whole, by rename; `switch` is one
 //! write of the boot loader's environment block. Every step can be cut short and done again.
 
+pub mod allowed;
+pub mod archive;
 pub mod asked;
+pub mod automatic;
+pub mod bisect;
 pub mod boot_sets;
 pub mod complete;
+pub mod config_check;
 pub mod copy;
 pub mod daemon;
 pub mod definitions;
@@ -33,9 +38,13 @@ pub mod prune;
 pub mod releases;
 pub mod rights;
 pub mod room;
+pub mod schedule;
+pub mod signature;
+pub mod source;
 pub mod status;
 pub mod switch;
 pub mod trial;
+pub mod trust;
 pub mod upgrade;
 pub mod user_checks;
 pub mod verify;

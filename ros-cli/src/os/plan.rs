@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::daemon::{Layer, Remote};
 use super::live::steps::Step;
+use super::signature::Signed;
 
 /// The least that must restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -59,10 +60,18 @@ pub struct Plan {
     pub image: Reference,
     /// Its digest.
     pub digest: Digest,
+    /// The file that it comes from; none when that is a registry.
+    pub file: Option<String>,
+    /// Who signed it, when somebody wanted to know.
+    pub signed: Option<Signed>,
     /// The least that must restart.
     pub class: Class,
     /// Services that change.
     pub services: Vec<(String, Change)>,
+    /// Keys that are set here and no longer read, each with what to do.
+    pub config: Vec<String>,
+    /// Services that are held, each with its version.
+    pub held: Vec<String>,
     /// What is done to services, in order, when nothing is booted for it.
     pub steps: Vec<Step>,
     /// What services gain and give up.
@@ -111,8 +120,12 @@ impl Plan {
             to: new.version.clone(),
             image: image.clone(),
             digest,
+            file: None,
+            signed: None,
             class,
             services,
+            config: Vec::new(),
+            held: Vec::new(),
             steps: Vec::new(),
             rights: Vec::new(),
             boot: None,
@@ -128,6 +141,12 @@ impl Plan {
         }
     }
 
+    /// Bytes to come over the network.
+    #[must_use]
+    pub fn over_network(&self) -> u64 {
+        if self.file.is_some() { 0 } else { self.fetch }
+    }
+
     /// For people.
     #[must_use]
     pub fn text(&self) -> String {
@@ -136,6 +155,9 @@ impl Plan {
         let mut line = |what: &str, value: String| {
             let _ = writeln!(text, "  {what:<9} {value}");
         };
+        if let Some(signed) = &self.signed {
+            line("signed", signed.to_string());
+        }
         let way = match &self.boot {
             Some(why) => format!("by a reboot: {why}"),
             None => "without a reboot".into(),
@@ -155,6 +177,12 @@ impl Plan {
             let how = how.map(|step| format!(", {}", step.act.word())).unwrap_or_default();
             line("service", format!("{name} {word}{how}"));
         }
+        for key in &self.config {
+            line("config", key.clone());
+        }
+        for held in &self.held {
+            line("held", held.clone());
+        }
         for right in &self.rights {
             line("rights", right.clone());
         }
@@ -164,7 +192,10 @@ impl Plan {
             "boot set",
             if self.boot_set { format!("changed{kernel}") } else { "unchanged".into() },
         );
-        line("fetch", size(self.fetch));
+        match &self.file {
+            Some(file) => line("read", format!("{} of {file}", size(self.fetch))),
+            None => line("fetch", size(self.fetch)),
+        }
         line("space", format!("up to {} on {}", size(self.state_bytes), paths::STATE));
         if self.boot_bytes > 0 {
             line("", format!("{} on {}", size(self.boot_bytes), paths::BOOT));
@@ -262,7 +293,12 @@ mod tests {
         }
         let mut planned = plan(&old, &release("v2", "b", &[("ntp", "2")]));
         planned.steps = vec![Step { name: "ntp".into(), act: Act::Overlap }];
+        planned.fetch = 5;
+        assert_eq!(planned.over_network(), 5);
+        planned.file = Some("/usb/os.oci.tar".into());
+        assert_eq!(planned.over_network(), 0);
         let same = planned.text();
+        assert!(same.contains("read      5 B of /usb/os.oci.tar"), "{same}");
         assert!(same.contains("class     service, without a reboot"), "{same}");
         assert!(same.contains("service   ntp changed, overlap"), "{same}");
         assert!(same.contains("boot set  unchanged") && !same.contains("/boot"), "{same}");

@@ -14,7 +14,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use bollard::query_parameters::RemoveImageOptionsBuilder;
 use ros_api::generation::Pointer;
-use ros_api::{Generation, Release, durable, paths};
+use ros_api::{Generation, Generations, Release, durable, paths};
 
 use super::boot_sets::BootSets;
 use super::machine::Machine;
@@ -60,12 +60,12 @@ pub async fn prune(machine: &Machine, keep: usize, engine: &Engine) -> Result<Ve
         if let Ok(release) = machine.generations.release(generation.number) {
             images.extend(names(generation, &release));
         }
-        let aside = root.join(format!(".{}.gone", generation.number));
-        durable::rename(&machine.generations.dir(generation.number), &aside)?;
     }
+    set_aside(&machine.generations, &gone)?;
     menu::update(&machine.generations)?;
     BootSets::of_machine().remove_unused(&machine.generations)?;
-    let mut needed: BTreeSet<String> = BTreeSet::new();
+    let held = machine.pins.services.values();
+    let mut needed: BTreeSet<String> = held.map(|held| held.image.to_string()).collect();
     for generation in machine.generations.list()? {
         if let Ok(release) = machine.generations.release(generation.number) {
             needed.extend(names(&generation, &release));
@@ -80,6 +80,16 @@ pub async fn prune(machine: &Machine, keep: usize, engine: &Engine) -> Result<Ve
     }
     remove_gone(root)?;
     Ok(gone)
+}
+
+/// From here on they are no generations.
+pub fn set_aside(generations: &Generations, gone: &[Generation]) -> Result<()> {
+    for generation in gone {
+        let dir = generations.dir(generation.number);
+        let aside = dir.with_file_name(format!(".{}.gone", generation.number));
+        durable::rename(&dir, &aside)?;
+    }
+    Ok(())
 }
 
 /// Every name that a generation's images have here.

@@ -6,13 +6,18 @@ use ros_api::generation::Status;
 use serde::Serialize;
 
 use super::asked::Asked;
+use super::automatic::Look;
 use super::machine::Machine;
+use super::signature::Signed;
+use super::trust::Trust;
 
 /// The status.
 #[derive(Clone, Debug, Serialize)]
 pub struct OsStatus {
     /// What runs.
     pub running: RunningNow,
+    /// Who signed what runs, when somebody wanted to know.
+    pub signed: Option<Signed>,
     /// The generation that boots when no trial is on.
     pub default: Option<u32>,
     /// The generation on trial.
@@ -23,7 +28,9 @@ pub struct OsStatus {
     pub asked: Option<Asked>,
     /// The release that failed last, and why.
     pub last_failure: Option<Failure>,
-    /// Versions that are held.
+    /// The last look for a newer release, when the machine looks by itself.
+    pub look: Option<Look>,
+    /// What is held.
     pub pins: Vec<String>,
     /// Version that boots next.
     pub next_boot: Option<String>,
@@ -93,12 +100,14 @@ impl OsStatus {
                 state: current.map_or("-", |generation| generation.status.word()).to_owned(),
                 digest: current.map(|generation| generation.digest.to_string()),
             },
+            signed: None,
+            look: None,
             default: machine.default_generation(),
             trial,
             switching: None,
             asked,
             last_failure: failure,
-            pins: machine.pins.versions.iter().cloned().collect(),
+            pins: machine.pins.words(),
             next_boot: next.and_then(version),
         }
     }
@@ -107,6 +116,20 @@ impl OsStatus {
     #[must_use]
     pub fn switching(self, to: Option<u32>) -> Self {
         Self { switching: to, ..self }
+    }
+
+    /// The same, with what is remembered of signatures.
+    #[must_use]
+    pub fn signed(self, trust: &Trust) -> Self {
+        let digest = self.running.digest.as_ref().and_then(|digest| digest.parse().ok());
+        let signed = digest.and_then(|digest| trust.signed.get(&digest)).cloned();
+        Self { signed, ..self }
+    }
+
+    /// The same, with the last look for a newer release.
+    #[must_use]
+    pub fn looked(self, look: Option<Look>) -> Self {
+        Self { look, ..self }
     }
 
     /// Whether what was asked for runs, as far as it is settled.
@@ -144,6 +167,9 @@ impl OsStatus {
         };
         let RunningNow { generation, version, state, .. } = &self.running;
         line("running", format!("{version} (generation {generation}, {state})"));
+        if let Some(signed) = &self.signed {
+            line("signed", signed.to_string());
+        }
         if let Some(asked) = &self.asked {
             let Asked { version, generation, by, .. } = asked;
             let became = self.became(asked);
@@ -163,6 +189,9 @@ impl OsStatus {
                     failure.version, failure.generation, failure.reason
                 ),
             );
+        }
+        if let Some(look) = self.look.as_ref().filter(|look| look.round > 0) {
+            line("by itself", look.said.clone());
         }
         if !self.pins.is_empty() {
             line("pinned", self.pins.join(", "));

@@ -6,19 +6,24 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use cloud_config::{Sources, load};
 use ros_api::boot::InitRequest;
 use ros_api::generation::Status;
 use ros_api::{Generation, Reference, Release, paths};
 use rustix::fs::{FlockOperation, flock};
 
 use super::asked::{Asked, now};
-use super::daemon::{self, Remote};
-use super::fetch::Fetch;
+use super::daemon::Remote;
 use super::history::{History, Receipt, Verdict};
 use super::live::{start, steps};
 use super::machine::Machine;
+use super::pins::generation_with;
 use super::plan::{Class, Plan};
-use super::{complete, definitions, installer, preflight, rights, room, switch};
+use super::source::Source;
+use super::trust;
+use super::{
+    allowed, complete, config_check, definitions, installer, preflight, rights, room, switch,
+};
 use crate::commands::power::request_of_init;
 use crate::services::engine::Engine;
 
@@ -38,6 +43,10 @@ pub struct How {
     pub force: bool,
     /// Ask no question.
     pub yes: bool,
+    /// Although a newer signed release was good here.
+    pub allow_downgrade: bool,
+    /// Nobody asked: the machine does it by itself.
+    pub automatic: bool,
     /// Only say what would be done.
     pub dry_run: bool,
     /// Kernel arguments to add.
@@ -52,21 +61,28 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
     let _lock = if how.dry_run { None } else { Some(lock()?) };
     let machine = Machine::read()?;
     machine.check_replaceable()?;
-    let image = machine.reference(asked)?;
-    let remote = daemon::remote(&image).await?;
-    let release = remote.release(&image)?;
     let engine = Engine::connect()?;
+    let (source, image) = Source::of(&machine, &engine, asked).await?;
+    let remote = source.remote(&image).await?;
+    let release = machine.pins.applied(&remote.release(&image)?)?;
     if !how.dry_run
         && let Some(generation) = go_on_with(&machine, |g| g.digest == remote.digest)?
     {
         return start::switch(&engine, &generation).await;
     }
-    check_allowed(&machine, &release.version, how)?;
-    let services = missing_services(&engine, &release, &image).await?;
+    allowed::check(&machine, &release.version, how)?;
+    let signed =
+        trust::signer(&machine, &source, &image, remote.digest, &release.version, how).await?;
+    let services = missing_services(&engine, &source, &release, &image).await?;
     let images: Vec<&Remote> =
         std::iter::once(&remote).chain(services.iter().map(|(_, remote)| remote)).collect();
     let mut plan = Plan::of(&machine.running.release, &release, &image, remote.digest, &images);
     let (old, new) = definitions::of_both(&engine, &machine, &release, &image, &services).await?;
+    plan.signed = signed;
+    plan.config = config_check::removed(&release, &load(&Sources::machine()));
+    plan.held =
+        machine.pins.services.iter().map(|(n, held)| format!("{n} at {}", held.version)).collect();
+    plan.file = source.file();
     plan.steps = steps::steps(&old, &new);
     plan.rights = rights::changes(&old, &new);
     plan.boot = why_boot(&machine, &plan, &how.append, how, &steps::needs_boot(&old, &new));
@@ -85,11 +101,16 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
     }
     confirm(&format!("Replace {} by {}?", machine.version(), release.version), how.yes)?;
     let machine = room::make(machine, &plan, &release, &engine).await?;
-    let fetched = fetch(&engine, &plan, &services).await?;
-    let number = installer::run(&engine, &plan, &how.append).await?;
-    let generation = machine.generations.get(number)?;
+    let fetched = source.fetch(&engine, &plan, &services).await?;
+    let number = installer::run(&engine, &plan, how).await?;
+    let (all, before) = (&machine.generations, &machine.installed);
+    let generation = all.get(generation_with(all, number, &release, before)?)?;
     complete::check(&machine, &generation, &engine).await?;
-    let change = Change { by: "upgrade", plan: &plan, fetched };
+    if let Some(signed) = &plan.signed {
+        trust::remember(&machine, plan.digest, signed)?;
+    }
+    let by = if how.automatic { "automatic" } else { "upgrade" };
+    let change = Change { by, plan: &plan, fetched };
     finish(&machine, &generation, &change, how, &engine).await
 }
 
@@ -112,8 +133,9 @@ impl Change<'_> {
             class: self.plan.class.word().to_owned(),
             reboot: self.plan.boot.is_some(),
             asked: now(),
-            predicted: self.plan.fetch,
+            predicted: self.plan.over_network(),
             fetched: self.fetched,
+            signed: self.plan.signed.clone(),
             services: Vec::new(),
             ended: None,
             verdict: Verdict::Pending,
@@ -182,9 +204,10 @@ pub async fn rollback(version: Option<&str>, how: &How) -> Result<()> {
     if generation.number == machine.running.generation {
         return stay(&machine, generation, "rollback");
     }
-    check_allowed(&machine, &generation.version, how)?;
+    allowed::check(&machine, &generation.version, how)?;
     complete::check(&machine, generation, &engine).await?;
     let release = machine.generations.release(generation.number)?;
+    allowed::check_services(&machine, &release, how)?;
     let Generation { image, digest, append, .. } = generation;
     let mut plan = Plan::of(&machine.running.release, &release, image, *digest, &[]);
     let (old, new) = definitions::of_both(&engine, &machine, &release, image, &[]).await?;
@@ -208,7 +231,7 @@ pub async fn try_once(version: &str, how: &How) -> Result<()> {
         bail!("services are being switched: wait for its end");
     }
     let generation = target(&machine, Some(version))?;
-    check_failed(&machine, version, how)?;
+    allowed::check_failed(&machine, version, how)?;
     complete::check(&machine, generation, &Engine::connect()?).await?;
     confirm(&format!("Boot {version} once?"), how.yes)?;
     switch::to_try_once(&machine.generations, generation)?;
@@ -222,11 +245,17 @@ pub async fn try_once(version: &str, how: &How) -> Result<()> {
 
 fn target<'a>(machine: &'a Machine, version: Option<&str>) -> Result<&'a Generation> {
     match version {
+        Some(back) if back.starts_with('-') => {
+            let steps: usize = back[1..].parse().with_context(|| format!("{back}: expected -N"))?;
+            machine.back(steps).with_context(|| {
+                format!("there are not {steps} good generations to go back to: see `ros os list`")
+            })
+        }
         Some(version) => machine.of_version(version).with_context(|| {
             format!("{version} is not installed: `ros os list` shows what is; `ros os upgrade -i os:{version}` fetches it")
         }),
         None => machine
-            .previous()
+            .back(1)
             .context("there is no other good generation to go back to: see `ros os list`"),
     }
 }
@@ -242,48 +271,13 @@ pub fn lock() -> Result<File> {
     Ok(file)
 }
 
-/// Refuses to leave a pinned version, and to go to one that failed here, unless forced.
-fn check_allowed(machine: &Machine, version: &str, how: &How) -> Result<()> {
-    if how.force {
-        return Ok(());
-    }
-    let running = machine.version();
-    if running != version && machine.pins.versions.contains(running) {
-        bail!(
-            "this machine is pinned to {running}: `ros os unpin {running}` lets it move, or --force"
-        );
-    }
-    check_failed(machine, version, how)
-}
-
-fn check_failed(machine: &Machine, version: &str, how: &How) -> Result<()> {
-    match reason_of_failure(machine, version, &History::of_machine().list().unwrap_or_default()) {
-        Some(reason) if !how.force => {
-            bail!("{version} failed on this machine before: {reason}: try it again with --force")
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Why a version failed here. That is remembered when its generation was removed, too.
-fn reason_of_failure(machine: &Machine, version: &str, history: &[Receipt]) -> Option<String> {
-    match machine.of_version(version).map(|generation| &generation.status) {
-        Some(Status::Failed { reason }) => return Some(reason.clone()),
-        Some(_) => return None,
-        None => {}
-    }
-    let last = history.iter().rev().find(|receipt| {
-        receipt.to == version && matches!(receipt.verdict, Verdict::Good | Verdict::PutBack { .. })
-    })?;
-    Some(last.verdict.reason().to_owned()).filter(|reason| !reason.is_empty())
-}
-
 /// Services of the release whose images are not here.
 ///
 /// # Errors
 /// When the registry cannot be reached or has none.
 pub async fn missing_services(
     engine: &Engine,
+    source: &Source,
     release: &Release,
     image: &Reference,
 ) -> Result<Vec<(Reference, Remote)>> {
@@ -292,7 +286,7 @@ pub async fn missing_services(
         let name = release.service_reference(image, service);
         let names = [name.to_string(), service.digest.to_string()];
         if engine.image(&names).await.is_err() {
-            let remote = daemon::remote(&name).await?;
+            let remote = source.remote(&name).await?;
             missing.push((name, remote));
         }
     }
@@ -314,22 +308,6 @@ fn confirm(question: &str, yes: bool) -> Result<()> {
         "y" | "yes" => Ok(()),
         _ => bail!("nothing was changed"),
     }
-}
-
-/// Fetches what is missing; answers how many bytes that were, when the daemon said so.
-async fn fetch(
-    engine: &Engine,
-    plan: &Plan,
-    services: &[(Reference, Remote)],
-) -> Result<Option<u64>> {
-    let mut fetch = Fetch::new(engine);
-    let pinned = plan.image.with_digest(plan.digest);
-    fetch.image(&pinned).await?;
-    for (name, _) in services {
-        fetch.image(name).await?;
-    }
-    fetch.tag(&pinned, &plan.image).await?;
-    Ok(fetch.bytes())
 }
 
 /// What is asked for runs already: whatever else was to be booted next is not.
@@ -416,48 +394,6 @@ mod tests {
     }
 
     #[test]
-    fn a_pinned_machine_stays_and_a_failed_version_is_refused_unless_forced() {
-        let mut machine = machine(&[("v1.0", Status::Good), ("v1.5", failed())]);
-        let force = How { force: true, ..How::default() };
-        let said = |machine: &Machine, version: &str| {
-            check_allowed(machine, version, &force).unwrap();
-            check_allowed(machine, version, &How::default())
-                .map_err(|error| error.to_string())
-                .err()
-        };
-        assert_eq!(said(&machine, "v1.2"), None);
-        let refusal = said(&machine, "v1.5").unwrap();
-        assert!(refusal.contains("failed") && refusal.contains("ntp: ended with 1"), "{refusal}");
-        machine.pins.versions.insert("v1.2".into());
-        assert_eq!(said(&machine, "v1.2"), None, "a pin of another version holds nothing");
-        machine.pins.versions.insert("v1.0".into());
-        assert!(said(&machine, "v1.2").unwrap().contains("pinned"));
-        assert_eq!(said(&machine, "v1.0"), None);
-    }
-
-    #[test]
-    fn a_failure_is_remembered_without_its_generation() {
-        let machine = machine(&[("v1.0", Status::Good)]);
-        let plan = Plan::of(
-            &machine.running.release,
-            &machine.running.release,
-            &"h:1/os:v1.5".parse().unwrap(),
-            machine.installed[0].digest,
-            &[],
-        );
-        let change = Change { by: "upgrade", plan: &plan, fetched: Some(0) };
-        let asked = Generation { version: "v1.5".into(), ..machine.installed[0].clone() };
-        let mut receipt = change.receipt(&machine, &asked);
-        let said =
-            |receipt: &Receipt| reason_of_failure(&machine, "v1.5", std::slice::from_ref(receipt));
-        assert_eq!(said(&receipt), None);
-        receipt.verdict = Verdict::PutBack { reason: "ntp".into() };
-        assert_eq!(said(&receipt).as_deref(), Some("ntp"));
-        receipt.verdict = Verdict::Good;
-        assert_eq!(said(&receipt), None);
-    }
-
-    #[test]
     fn what_needs_a_boot_says_why() {
         let mut machine = machine(&[("v1.0", Status::Good)]);
         let release = machine.running.release.clone();
@@ -510,6 +446,11 @@ mod tests {
         assert_eq!(number(&machine, None).unwrap(), 6);
         machine.running.generation = 6;
         assert_eq!(number(&machine, None).unwrap(), 3);
+        assert_eq!(number(&machine, Some("-1")).unwrap(), 3);
+        assert_eq!(number(&machine, Some("-3")).unwrap(), 1);
+        for wrong in ["-4", "-0", "-x", "-"] {
+            assert!(number(&machine, Some(wrong)).is_err(), "{wrong}");
+        }
         assert_eq!(number(&machine, Some("v1.1")).unwrap(), 6);
         assert_eq!(number(&machine, Some("v1.5")).unwrap(), 4);
         let error = number(&machine, Some("v9")).unwrap_err().to_string();

@@ -22,6 +22,9 @@ pub struct Release {
     /// Version of the configuration schema that this release reads.
     #[serde(default = "one")]
     pub config_schema: u32,
+    /// Keys of the configuration that this release no longer reads, each with what to write instead.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config_removed: BTreeMap<String, String>,
     /// What the machine must have.
     #[serde(default)]
     pub minimum: Minimum,

@@ -11,6 +11,7 @@
 //! | `compose` | images made here: commit, import |
 //! | `load`, `save` | archives and layouts |
 //! | `registry`, `pull`, `push` | registries |
+//! | `signatures` | signatures that lie beside an image in its registry |
 //!
 //! All of it blocks, but what asks a registry: that is async and does its disk work on tokio's blocking
 //! threads. No daemon is needed; any number of processes may use one store.
@@ -27,6 +28,7 @@ mod pull;
 mod push;
 mod registry;
 mod save;
+mod signatures;
 mod store;
 mod verity;
 
@@ -40,4 +42,5 @@ pub use manifest::{Descriptor, Manifest, Platform};
 pub use pull::{PullEvent, PullPlan, Pulled};
 pub use push::{PushEvent, Pushed};
 pub use registry::{Registries, RegistryOptions, RemoteImage, list_tags, manifest_of};
+pub use signatures::{Attached, signatures_of};
 pub use store::{Limits, Store};

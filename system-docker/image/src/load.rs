@@ -206,7 +206,7 @@ impl Load<'_> {
         let index: Index = parse("index.json", &self.source.read("index.json")?)?;
         let mut loaded: Vec<Loaded> = Vec::new();
         for entry in &index.manifests {
-            let image = self.layout(entry)?;
+            let Some(image) = self.layout(entry)? else { continue };
             match loaded.iter_mut().find(|known| known.id == image.id) {
                 Some(known) => known.references.extend(image.references),
                 None => loaded.push(image),
@@ -215,7 +215,8 @@ impl Load<'_> {
         Ok(loaded)
     }
 
-    fn layout(&mut self, entry: &Descriptor) -> Result<Loaded> {
+    /// One entry of an index; none when it is not an image but the signatures of one.
+    fn layout(&mut self, entry: &Descriptor) -> Result<Option<Loaded>> {
         let shown = entry.digest.to_string();
         let (mut digest, mut text) = (entry.digest, self.source.read_blob(&entry.digest)?);
         let manifest = loop {
@@ -230,13 +231,16 @@ impl Load<'_> {
                 }
             }
         };
+        if manifest.is_signatures() {
+            return Ok(None);
+        }
         manifest.check(&shown)?;
         let config_text = self.source.read_blob(&manifest.config.digest)?;
         let config = Config::parse(&shown, &config_text)?;
         for (layer, diff_id) in config.layers(&shown, &manifest)? {
             self.layer(&blob(&layer.digest), diff_id)?;
         }
-        self.complete(&config_text, &text, name_of(entry).into_iter().collect())
+        self.complete(&config_text, &text, name_of(entry).into_iter().collect()).map(Some)
     }
 
     fn docker(&mut self, image: &DockerImage) -> Result<Loaded> {

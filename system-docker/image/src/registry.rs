@@ -151,7 +151,7 @@ pub(crate) fn home(reference: &Reference, registries: &Registries) -> Result<End
 }
 
 /// The hosts for a name, mirrors first.
-fn endpoints(reference: &Reference, registries: &Registries) -> Result<Vec<Endpoint>> {
+pub(crate) fn endpoints(reference: &Reference, registries: &Registries) -> Result<Vec<Endpoint>> {
     let host = reference.registry.as_ref().or(registries.default_registry.as_ref());
     let host = host.ok_or_else(|| Error::NoRegistry { reference: reference.to_string() })?;
     let mirrors =
@@ -212,7 +212,11 @@ impl Endpoint {
     }
 
     /// A manifest or index, with its digest checked.
-    async fn document(&self, name: &Name, expected: Option<&Digest>) -> Result<(Digest, Vec<u8>)> {
+    pub(crate) async fn document(
+        &self,
+        name: &Name,
+        expected: Option<&Digest>,
+    ) -> Result<(Digest, Vec<u8>)> {
         let (text, _) = self
             .client
             .pull_manifest_raw(name, &self.auth, ACCEPTED)
@@ -331,7 +335,7 @@ impl Endpoint {
         sent.map(|_| ()).map_err(|error| self.failed(error))
     }
 
-    fn name(&self, reference: &Reference) -> Name {
+    pub(crate) fn name(&self, reference: &Reference) -> Name {
         let (host, repository) = (self.host.clone(), self.repository.clone());
         match (&reference.digest, &reference.tag) {
             (Some(digest), _) => Name::with_digest(host, repository, digest.to_string()),

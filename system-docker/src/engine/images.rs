@@ -304,6 +304,23 @@ impl Engine {
         }))
     }
 
+    /// The signatures that lie beside an image in its registry, unverified: `Payload` and `Signature`, both base64.
+    pub async fn signatures(&self, name: &str) -> Result<Value> {
+        let reference = reference(name)?;
+        let Some(digest) = reference.digest else {
+            return Err(ApiError::bad(format!(
+                "{name}: signatures are of a digest: expected name@sha256:…"
+            )));
+        };
+        let registries = registries(&reference, None)?;
+        let found = ros_image::signatures_of(&reference, &digest, &registries).await?;
+        let engine = base64::engine::general_purpose::STANDARD;
+        let shown = found.iter().map(
+            |one| json!({ "Payload": engine.encode(&one.payload), "Signature": one.signature }),
+        );
+        Ok(json!({ "Digest": digest.to_string(), "Signatures": shown.collect::<Vec<_>>() }))
+    }
+
     /// Tags of a repository.
     pub async fn tags(&self, name: &str) -> Result<Value> {
         let reference = reference(name)?;

@@ -10,7 +10,7 @@ const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/docker-api.md")
 const METHODS: [&str; 5] = ["get", "head", "post", "put", "delete"];
 
 /// Routes whose handler tells its endpoints apart itself: an image's name may have slashes.
-const UNFOLDED: [(&str, &str); 9] = [
+const UNFOLDED: [(&str, &str); 10] = [
     ("GET /images/{*rest}", "GET /images/{name}/json"),
     ("GET /images/{*rest}", "GET /images/{name}/history"),
     ("GET /images/{*rest}", "GET /images/{name}/get"),
@@ -20,6 +20,7 @@ const UNFOLDED: [(&str, &str); 9] = [
     ("DELETE /images/{*rest}", "DELETE /images/{name}"),
     ("GET /distribution/{*rest}", "GET /distribution/{name}/json"),
     ("GET /distribution/{*rest}", "GET /distribution/{name}/tags"),
+    ("GET /distribution/{*rest}", "GET /distribution/{name}/signatures"),
 ];
 
 /// What is not as Docker has it. An endpoint that is not here is whole.
@@ -52,6 +53,11 @@ const NOTES: &[(&str, &str, &str)] = &[
         "layers are compressed anew: another digest than the one pulled",
     ),
     ("GET /distribution/{name}/tags", "full", "ours: the tags of a repository"),
+    (
+        "GET /distribution/{name}/signatures",
+        "full",
+        "ours: what cosign or skopeo put beside the image, unverified",
+    ),
     ("GET /distribution/{name}/json", "full", "with our own additions: labels and missing layers"),
     ("GET /plugins", "full", "an empty list: there are none"),
     ("GET /events", "partial", "the last 256 are remembered for `since`"),

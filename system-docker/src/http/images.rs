@@ -177,7 +177,7 @@ fn failure(error: &ApiError) -> Value {
     json!({ "errorDetail": { "message": error.message }, "error": error.message })
 }
 
-/// `GET /distribution/{name}/json|tags`; the tags are our own addition.
+/// `GET /distribution/{name}/json|tags|signatures`; but for the first they are our own addition.
 pub async fn distribution(
     State(engine): App,
     Path(rest): Path<String>,
@@ -186,6 +186,7 @@ pub async fn distribution(
     match rest.rsplit_once('/') {
         Some((name, "json")) => json(engine.distribution(name, credentials(&headers)?).await?),
         Some((name, "tags")) => json(engine.tags(name).await?),
+        Some((name, "signatures")) => json(engine.signatures(name).await?),
         _ => Err(ApiError::missing("page not found").into()),
     }
 }

@@ -5,7 +5,9 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use ros_tests::bench::Bench;
+use ros_tests::registry::Registry;
+use serde_json::{Value, json};
 
 use crate::site::{BOOT, Site};
 
@@ -54,20 +56,42 @@ fn services_go_up_and_back_without_a_reboot() -> Result<()> {
     site.guest.ok("ros os upgrade -f --reboot -i os:v1.0").ok();
     let last = site.guest.wait_boot(&after, BOOT)?;
     site.settled()?;
-    runs(&site, &last, "v1.0", 1)
+    runs(&site, &last, "v1.0", 1)?;
+    a_pinned_service_stays(&site, &last)
+}
+
+fn a_pinned_service_stays(site: &Site, boot: &str) -> Result<()> {
+    let before = pids(site, &["ntp"])?;
+    site.guest.ok("ros os pin ntp=v1.0")?;
+    let ran = site.guest.run("ros os upgrade -f -i os:v1.1")?;
+    ensure!(ran.status == 0 && ran.stderr.contains("held      ntp at v1.0"), "{ran:?}");
+    ensure!(ran.stderr.contains("services  unchanged"), "{ran:?}");
+    runs(site, boot, "v1.1", 3)?;
+    ensure!(pids(site, &["ntp"])? == before, "the pinned service was restarted");
+    ensure!(site.status()?["pins"][0] == "ntp=v1.0", "{}", site.status()?);
+    let back = site.guest.run("ros os rollback -y v1.1")?;
+    ensure!(back.status == 0 && back.stderr.contains("runs already"), "{back:?}");
+    site.guest.ok("ros os unpin ntp")?;
+    site.guest.ok("ros os upgrade -f -i os:v1.1")?;
+    runs(site, boot, "v1.1", 2)?;
+    ensure!(pids(site, &["ntp"])? != before, "the service moves on again");
+    Ok(())
 }
 
 #[test]
 fn a_session_lives_through_a_new_console_and_the_address_stays() -> Result<()> {
-    let site = Site::new("live-console")?;
+    let mut site = Site::new("live-console")?;
     let (_machine, boot) = site.boot(site.spec("v1.0", "")?)?;
     site.settled()?;
+    let bench = signed_file(&site)?;
     let before = pids(&site, &["udev", "syslog", "ntp"])?;
     let mut session = Session::open(&site)?;
     ensure!(session.says("cat /proc/sys/kernel/random/boot_id")? == boot);
     let shell = session.says("echo $$")?;
 
-    site.guest.ok("ros os upgrade -f -i os:v1.7-console")?;
+    // From here on there is only the file.
+    site.registry.kill();
+    site.guest.ok(&format!("ros os upgrade -f -i {FILE}"))?;
     // ntp changes too: this release is from v1.1.
     runs(&site, &boot, "v1.7-console", 2)?;
     ensure!(pids(&site, &["udev", "syslog"])? == before[..2], "an untouched service restarted");
@@ -86,11 +110,58 @@ fn a_session_lives_through_a_new_console_and_the_address_stays() -> Result<()> {
         ensure!(how.iter().any(|step| step == wanted), "{wanted}: {how:?}");
     }
     eprintln!("{receipt}");
+    ensure!(receipt["predicted"] == 0 && receipt["fetched"] == 0, "{receipt}");
+    let signed = &site.status()?["signed"];
+    ensure!(signed["name"] == "releases.example/os:v1.7-console", "{signed}");
+    ensure!(receipt["signed"] == *signed, "{receipt}");
+    site.registry = Registry::start(&site.dir.join("registry"), site.registry_port)?;
+    an_older_one_is_for_who_says_so(&site, &bench)?;
     session.close()?;
     let end = Instant::now() + Duration::from_secs(60);
     while consoles(&site)?.len() > 1 {
         ensure!(Instant::now() < end, "the old console does not end: {:?}", consoles(&site)?);
     }
+    Ok(())
+}
+
+/// Where the release lies on the machine.
+const FILE: &str = "/home/ros/os.oci.tar";
+
+/// A signed release comes to the machine as a file. Signatures are required: neither one without, nor one by another
+/// key is taken; at the end the right key counts, beside another.
+fn signed_file(site: &Site) -> Result<Bench> {
+    let bench = site.bench()?;
+    let (ours, other) = (bench.key("ours")?, bench.key("other")?);
+    let trusts = |keys: &[&String]| {
+        let entry = json!({"keys": keys, "signed_as": "releases.example/os"});
+        let host = format!("10.0.2.2:{}", site.registry_port);
+        site.configure(&json!({"ros": {"upgrade": {"signatures": {host: entry}}}}).to_string())
+    };
+    trusts(&[&other])?;
+    refused(site, "--dry-run -i os:v1.1", "is not signed")?;
+    bench.take("v1.7-console")?;
+    bench.sign("v1.7-console", "ours", "releases.example/os")?;
+    site.guest.send(&bench.archive("v1.7-console")?, FILE)?;
+    refused(site, &format!("-f -i {FILE}"), "none by a key that counts")?;
+    trusts(&[&other, &ours])?;
+    Ok(bench)
+}
+
+fn an_older_one_is_for_who_says_so(site: &Site, bench: &Bench) -> Result<()> {
+    bench.take("v1.1")?;
+    bench.sign("v1.1", "ours", "releases.example/os")?;
+    bench.push("v1.1", site.registry_port)?;
+    refused(site, "-f -i os:v1.1", "older than v1.7-console")?;
+    let plan = site.guest.run("ros os upgrade --dry-run --allow-downgrade -i os:v1.1")?;
+    ensure!(plan.status == 0 && plan.stderr.contains("signed    by key"), "{plan:?}");
+    let list = site.guest.ok("ros os list")?;
+    ensure!(!list.contains("sha256-"), "a signature is no version: {list}");
+    Ok(())
+}
+
+fn refused(site: &Site, arguments: &str, word: &str) -> Result<()> {
+    let ran = site.guest.run(&format!("ros os upgrade {arguments}"))?;
+    ensure!(ran.status == 1 && ran.stderr.contains(word), "{word}: {ran:?}");
     Ok(())
 }
 
@@ -101,6 +172,8 @@ fn a_service_that_is_sick_is_put_back() -> Result<()> {
     site.settled()?;
     let kept = ["udev", "network", "console"];
     let before = pids(&site, &kept)?;
+    refused(&site, "-y -i os:v1.9-schema", "ros.registries is no longer read")?;
+    runs(&site, &boot, "v1.0", 1)?;
     for (version, word) in
         [("v1.6-sickens", "syslog: ended with 3"), ("v1.8-never", "ntp: health check")]
     {
@@ -119,7 +192,42 @@ fn a_service_that_is_sick_is_put_back() -> Result<()> {
         let again = site.guest.run(&format!("ros os upgrade -y -i os:{version}"))?;
         ensure!(again.status == 1 && again.stderr.contains("failed on this machine"), "{again:?}");
     }
+    it_upgrades_by_itself(&site, &boot)
+}
+
+/// Never to what failed here, never over a metered line, and else without anybody.
+fn it_upgrades_by_itself(site: &Site, boot: &str) -> Result<()> {
+    let policy = |keys: &str| -> Result<()> {
+        site.configure(&format!(
+            "ros: {{upgrade: {{policy: auto, every: 5s, jitter: 0s, {keys}}}}}"
+        ))?;
+        site.guest.ok("ros config apply").map(drop)
+    };
+    policy("channel: 'v1.6*'")?;
+    says_by_itself(site, "nothing newer")?;
+    policy("channel: v1.1, metered: eth*")?;
+    says_by_itself(site, "metered")?;
+    runs(site, boot, "v1.0", 1)?;
+    policy("channel: v1.1, metered: wwan*")?;
+    says_by_itself(site, "nothing newer")?;
+    let receipt = receipt(site)?;
+    ensure!(receipt["by"] == "automatic" && receipt["verdict"] == "good", "{receipt}");
+    ensure!(site.version()? == "v1.1" && receipt["reboot"] == false, "{receipt}");
+    let id = site.guest.ok("cat /proc/sys/kernel/random/boot_id")?;
+    ensure!(id == boot, "the machine was booted");
     Ok(())
+}
+
+fn says_by_itself(site: &Site, word: &str) -> Result<()> {
+    let end = Instant::now() + SWITCH;
+    loop {
+        let said = site.status()?["look"]["said"].as_str().unwrap_or_default().to_owned();
+        if said.contains(word) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "{word:?} is not in {said:?}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 #[test]

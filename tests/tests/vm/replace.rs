@@ -1,10 +1,12 @@
 //! Replacing the OS: up, back, up, down, with the user's data kept; and every bad upgrade leaves things as they were.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use ros_tests::meddler::{Harm, Meddler};
 use ros_tests::registry::{Registry, free_port};
 
-use crate::site::{BOOT, Site};
+use crate::site::{BOOT, Site, WAY_BACK};
 
 #[test]
 fn goes_up_back_and_down_and_keeps_the_users_data() -> Result<()> {
@@ -41,7 +43,24 @@ fn goes_up_back_and_down_and_keeps_the_users_data() -> Result<()> {
         ensure!(site.guest.ok("cat /var/lib/system-docker/volumes/keep/_data/it")? == "kept");
         ensure!(site.guest.ok("hostname")? == "replace");
     }
-    pins_hold(&site)
+    pins_hold(&site)?;
+    a_search_goes_on_over_boots(&site)
+}
+
+/// From v1.1 to v1.2, by a boot; the check says bad; back to v1.1, by another.
+fn a_search_goes_on_over_boots(site: &Site) -> Result<()> {
+    let ran =
+        site.guest.run("ros os bisect v1.1 v1.7-console -- test ! -e /var/lib/ros/bisect.json")?;
+    ensure!(ran.status == 0 || ran.status == 255, "{ran:?}");
+    let end = Instant::now() + WAY_BACK;
+    loop {
+        let ran = site.guest.run("ros os bisect; ros os version")?;
+        if ran.stdout == "v1.2 is the first bad version; v1.1 is good\nv1.1\n" {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "{ran:?}");
+        std::thread::sleep(Duration::from_secs(1));
+    }
 }
 
 fn pins_hold(site: &Site) -> Result<()> {

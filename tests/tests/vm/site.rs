@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ros_tests::artifacts;
+use ros_tests::bench::Bench;
 use ros_tests::guest::{Guest, Journal};
 use ros_tests::machine::{Machine, Spec};
 use ros_tests::registry::{Registry, free_port};
@@ -41,6 +42,21 @@ impl Site {
         let mut guest = Guest::new(free_port()?, &key);
         guest.journal = Some(Journal::new(&dir.join("commands.log")));
         Ok(Self { dir, guest, registry, registry_port, public_key })
+    }
+
+    /// Copies of releases for this case alone.
+    pub fn bench(&self) -> Result<Bench> {
+        let beside = || PathBuf::from(env!("CARGO_BIN_EXE_ros-vm")).with_file_name("");
+        let programs = std::env::var_os("ROS_PROGRAMS").map_or_else(beside, PathBuf::from);
+        Bench::new(&self.dir.join("bench"), programs.join("os-images"))
+    }
+
+    /// Adds to the machine's configuration.
+    pub fn configure(&self, yaml: &str) -> Result<()> {
+        let file = self.dir.join("more.yml");
+        fs::write(&file, format!("#cloud-config\n{yaml}"))?;
+        self.guest.send(&file, "/tmp/more.yml")?;
+        self.guest.ok("ros config merge -i /tmp/more.yml").map(drop)
     }
 
     /// A machine with an installed disk of `version` and `user_data` (appended to what every case needs).

@@ -7,6 +7,7 @@ pub mod filesystems;
 pub mod finish;
 pub mod getty;
 pub mod listening;
+pub mod look;
 pub mod reload;
 pub mod run;
 pub mod sessions;

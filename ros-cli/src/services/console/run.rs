@@ -15,20 +15,21 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cloud_config::settings::{CaCerts, FsSetup, PhoneHome, PowerState, User};
 use ros_api::{Digest, paths};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
 use super::accounts::{self, Account};
 use super::files::{self, File};
 use super::supervise::{Program, keep};
 use super::users::{self, Secret};
-use super::{banner, filesystems, finish, getty, listening, reload, sessions, sshd, trust};
+use super::{banner, filesystems, finish, getty, listening, look, reload, sessions, sshd, trust};
 use crate::services::clock::uptime_ms;
 use crate::services::mounts::{self, Mount};
 use crate::services::{hand_over, host_name, progress};
@@ -115,6 +116,8 @@ pub async fn run(wants: Wants, again: fn() -> Wants) -> Result<ExitCode> {
         .map(|program| tokio::spawn(keep(program, stopped.clone())))
         .collect();
     let ready = tokio::spawn(become_ready(wants));
+    let changed = Arc::new(Notify::new());
+    let looking = tokio::spawn(look::keep(Arc::clone(&changed)));
     let retires = loop {
         tokio::select! {
             _ = term.recv() => break false,
@@ -124,6 +127,7 @@ pub async fn run(wants: Wants, again: fn() -> Wants) -> Result<ExitCode> {
             _ = hangup.recv() => {
                 let wants = again();
                 set_up(&wants);
+                changed.notify_one();
                 if wants.sshd.is_some() {
                     try_to("sshd", reload::sshd());
                 }
@@ -131,6 +135,7 @@ pub async fn run(wants: Wants, again: fn() -> Wants) -> Result<ExitCode> {
         }
     };
     ready.abort();
+    looking.abort();
     if retires {
         sessions::adopt();
         let _ = fs::remove_file(READY);
