@@ -95,7 +95,7 @@ pub struct PullPlan {
     pub id: ImageId,
     /// Labels of its config.
     pub labels: BTreeMap<String, String>,
-    /// Layers that are not here.
+    /// Layers that are not here, each with the bytes that are still to come.
     pub missing: Vec<Descriptor>,
     /// Bytes of config and layers that would be fetched. The (small) config is fetched by planning itself.
     pub fetch: u64,
@@ -120,12 +120,20 @@ impl Store {
         for (layer, diff_id) in pairs {
             if !self.has_layer(diff_id) && missing.iter().all(|known| known.digest != layer.digest)
             {
-                missing.push(layer.clone());
+                let size = layer.size - self.partial(layer);
+                missing.push(Descriptor { size, ..layer.clone() });
             }
         }
         let fetch = missing.iter().map(|layer| layer.size).sum::<u64>() + fetched;
         let labels = config.labels();
         Ok(PullPlan { id: image.manifest.config.digest, image, labels, missing, fetch })
+    }
+
+    /// Bytes of a blob that an earlier pull has fetched.
+    fn partial(&self, blob: &Descriptor) -> u64 {
+        let length = fs::metadata(partial_path(self, &blob.digest)).map_or(0, |there| there.len());
+        // A longer one is begun anew.
+        if length > blob.size { 0 } else { length }
     }
 
     /// Fetches an image and names it `reference`, and `name@digest`. Dropping the future ends it; what was
@@ -336,7 +344,7 @@ struct Partial {
 impl Partial {
     /// Waits until nobody fetches it; none when the layer is here then.
     fn open(store: &Store, blob: &Digest, size: u64, diff_id: &Digest) -> Result<Option<Self>> {
-        let path = store.path("ingest").join(format!("{}.partial", blob.hex()));
+        let path = partial_path(store, blob);
         loop {
             let mut options = OpenOptions::new();
             let options = options.read(true).write(true).create(true).truncate(false);
@@ -407,6 +415,10 @@ impl Partial {
     fn remove(&self) -> Result<()> {
         fs::remove_file(&self.path).map_err(Error::on("remove", &self.path))
     }
+}
+
+fn partial_path(store: &Store, blob: &Digest) -> PathBuf {
+    store.path("ingest").join(format!("{}.partial", blob.hex()))
 }
 
 /// Runs disk work on a thread that may block.

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine as _;
 use ros_api::{Digest, Generations, Reference, paths};
 use ros_image::{ImageRecord, LoadEvent, PullEvent, PushEvent, Registries, Removed, familiar};
 use serde_json::{Value, json};

@@ -1,46 +1,17 @@
 //! Signatures that lie beside an image in a real registry: what skopeo 1.18 once made there, byte for byte.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use ros_api::{Digest, Reference};
 use ros_image::{Attached, Registries, signatures_of};
 
-const PAYLOAD: &[u8] = include_bytes!("../../../ros-cli/src/os/fixtures/skopeo-1.18.payload.json");
-const SIGNATURE: &str = include_str!("../../../ros-cli/src/os/fixtures/skopeo-1.18.signature");
+use crate::server::{Registry, copy};
+
+const PAYLOAD: &[u8] =
+    include_bytes!("../../../../ros-cli/src/os/fixtures/skopeo-1.18.payload.json");
+const SIGNATURE: &str = include_str!("../../../../ros-cli/src/os/fixtures/skopeo-1.18.signature");
 const SIGNED: &str = "sha256:0429b923ff980c034ed8c41c08927bd1510eb5bc3d90a6f3abba3c91812cede1";
-
-/// Ends with the test.
-struct Registry(Child);
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn registry(dir: &Path, port: u16) -> Registry {
-    let config = dir.join("registry.yml");
-    let storage = dir.join("storage");
-    let text = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
-        storage.display()
-    );
-    fs::write(&config, text).unwrap();
-    let mut command = Command::new("docker-registry");
-    command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null());
-    let registry = Registry(command.stderr(Stdio::null()).spawn().unwrap());
-    let end = Instant::now() + Duration::from_secs(20);
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(Instant::now() < end, "docker-registry does not answer");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    registry
-}
 
 /// An OCI layout with the signature image, as skopeo writes it.
 fn layout(dir: &Path) {
@@ -71,15 +42,12 @@ fn layout(dir: &Path) {
 #[tokio::test]
 async fn they_are_found_beside_the_image_and_nowhere_else() {
     let dir = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-    let _registry = registry(dir.path(), port);
+    let registry = Registry::start(dir.path());
+    let port = registry.port;
     let (signed, other) = (SIGNED.parse::<Digest>().unwrap(), Digest::of(b"other"));
     layout(&dir.path().join("layout"));
     let tag = format!("127.0.0.1:{port}/a/os:sha256-{}.sig", signed.hex());
-    let mut copy = Command::new("skopeo");
-    copy.args(["--insecure-policy", "copy", "-q", "--dest-tls-verify=false"]);
-    copy.arg(format!("oci:{}:s", dir.path().join("layout").display()));
-    assert!(copy.arg(format!("docker://{tag}")).status().unwrap().success());
+    copy(&dir.path().join("layout"), &tag);
 
     let registries = Registries::default();
     let image: Reference = format!("127.0.0.1:{port}/a/os:v1").parse().unwrap();

@@ -1,0 +1,98 @@
+//! A docker-registry of a test's own, and a line to it that breaks.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Ends with the test.
+pub struct Registry {
+    child: Child,
+    pub port: u16,
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Registry {
+    /// One whose files are in `dir`.
+    pub fn start(dir: &Path) -> Self {
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let (config, storage) = (dir.join("registry.yml"), dir.join("storage"));
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
+            storage.display()
+        );
+        fs::write(&config, text).unwrap();
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null());
+        let registry = Self { child: command.stderr(Stdio::null()).spawn().unwrap(), port };
+        let end = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < end, "docker-registry does not answer");
+            thread::sleep(Duration::from_millis(20));
+        }
+        registry
+    }
+}
+
+/// Copies the image `s` of an OCI layout to `name`, unchanged.
+pub fn copy(layout: &Path, name: &str) {
+    let mut copy = Command::new("skopeo");
+    copy.args(["--insecure-policy", "copy", "-q", "--preserve-digests", "--dest-tls-verify=false"]);
+    copy.arg(format!("oci:{}:s", layout.display())).arg(format!("docker://{name}"));
+    assert!(copy.status().unwrap().success());
+}
+
+/// A line to a registry that counts what comes back, and ends each connection that carried `most` bytes.
+pub struct Line {
+    pub port: u16,
+    pub bytes: Arc<AtomicU64>,
+    most: Arc<AtomicU64>,
+}
+
+impl Line {
+    pub fn to(port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let own = listener.local_addr().unwrap().port();
+        let (bytes, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(u64::MAX)));
+        let line = Self { port: own, bytes: Arc::clone(&bytes), most: Arc::clone(&most) };
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                thread::spawn(move || pass(from, to, u64::MAX, &AtomicU64::new(0)));
+                let (bytes, most) = (Arc::clone(&bytes), most.load(Ordering::SeqCst));
+                thread::spawn(move || pass(server, client, most, &bytes));
+            }
+        });
+        line
+    }
+
+    /// Connections from now on end after so many bytes.
+    pub fn breaks_after(&self, bytes: u64) {
+        self.most.store(bytes, Ordering::SeqCst);
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, most: u64, bytes: &AtomicU64) {
+    let (mut buffer, mut passed) = (vec![0; 16 << 10], 0);
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        passed += count as u64;
+        if passed > most || to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+        bytes.fetch_add(count as u64, Ordering::SeqCst);
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
