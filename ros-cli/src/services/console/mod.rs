@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod banner;
 pub mod files;
+#[path = "../disks/filesystem.rs"]
 pub mod filesystems;
 pub mod finish;
 pub mod getty;

@@ -344,5 +344,4 @@ async fn packet(base: &str) -> Result<InstanceData> {
 }
 
 #[cfg(test)]
-#[path = "clouds_tests.rs"]
 mod tests;
