@@ -66,6 +66,7 @@ fn members(
     found: &mut Vec<Diagnostic>,
 ) -> Option<Vec<(String, Node)>> {
     let mut kept: Vec<(String, Node)> = Vec::with_capacity(entries.len());
+    let mut wrong: Vec<&str> = Vec::new();
     for (name, node) in entries {
         let here = join(path, &name);
         let Some(key) = find(keys, &name) else {
@@ -91,11 +92,19 @@ fn members(
             }
             _ => {}
         }
-        kept.extend(check(node, key.kind, &here, found).map(|node| (key.name.to_owned(), node)));
+        let said = found.len();
+        let good = check(node, key.kind, &here, found);
+        if good.is_none() && found.len() > said {
+            wrong.push(key.name);
+        }
+        kept.extend(good.map(|node| (key.name.to_owned(), node)));
     }
     let missing =
         keys.iter().find(|key| key.required && !kept.iter().any(|(name, _)| name == key.name));
     if let Some(key) = missing {
+        if wrong.contains(&key.name) {
+            return None;
+        }
         let message = format!("the key {:?} is missing", key.name);
         found.push(Diagnostic::error(origin.clone(), message).about(path));
         return None;

@@ -11,6 +11,8 @@ pub struct Cmdline {
     pub config: Node,
     /// `cloud-config-url=`, or the seed of `ds=nocloud;s=URL`.
     pub url: Option<String>,
+    /// The datasource that `ds=NAME` asks for, in lower case: `ec2`, `configdrive`, `none`.
+    pub datasource: Option<String>,
 }
 
 /// Reads `/proc/cmdline`'s text.
@@ -18,18 +20,50 @@ pub struct Cmdline {
 pub fn parse(text: &str) -> Cmdline {
     let origin = Origin { layer: Layer::Cmdline, file: "/proc/cmdline".into(), line: 0, column: 0 };
     let mut config = Node::map(&origin);
-    let mut url = None;
+    let (mut url, mut datasource) = (None, None);
     for word in words(text) {
         let (key, value) = word.split_once('=').unwrap_or((word.as_str(), "true"));
         if key == "cloud-config-url" {
             url = Some(value.to_owned());
-        } else if key == "ds" {
+        } else if matches!(key, "ds" | "ci.ds" | "ci.datasource") {
             url = seed(value).or(url);
+            datasource = named(value).or(datasource);
+        } else if word == "cloud-init=disabled" {
+            datasource = Some("none".into());
         } else if let Some(path) = config_path(key) {
             add(&mut config, &path, node(value, &origin));
         }
     }
-    Cmdline { config, url }
+    Cmdline { config, url, datasource }
+}
+
+/// The kernel command line of this machine, secrets included when this process may see them.
+#[must_use]
+pub fn of_machine() -> String {
+    let whole = std::fs::read_to_string(ros_api::paths::RUN_CMDLINE);
+    whole.or_else(|_| std::fs::read_to_string("/proc/cmdline")).unwrap_or_default()
+}
+
+/// What stands before ` -- `, when something stands after it: the kernel gives that to PID 1 alone, and it is what not
+/// everybody may see.
+#[must_use]
+pub fn public(text: &str) -> Option<&str> {
+    let mut quoted = false;
+    let mut start = 0;
+    for (at, c) in text.char_indices() {
+        match c {
+            '"' => quoted = !quoted,
+            c if c.is_whitespace() && !quoted => {
+                let rest = &text[at..];
+                if &text[start..at] == "--" && !rest.trim().is_empty() {
+                    return Some(text[..start].trim_end());
+                }
+                start = at + c.len_utf8();
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Words, with double quotes kept together and taken away.
@@ -61,13 +95,20 @@ fn config_path(key: &str) -> Option<String> {
     (!path.is_empty()).then(|| format!("ros.{path}"))
 }
 
-/// `nocloud;s=URL` and `nocloud-net;s=URL`.
+/// `Ec2`, `nocloud;s=…`; the name alone, as we write it.
+fn named(value: &str) -> Option<String> {
+    let name = value.split(';').next().unwrap_or(value).trim_matches(['[', ']']).to_lowercase();
+    let name = if name == "nocloud-net" { "nocloud".into() } else { name };
+    (!name.is_empty()).then_some(name)
+}
+
+/// `nocloud;s=URL` and `nocloud-net;s=URL`; the URL may also be a folder of this machine.
 fn seed(value: &str) -> Option<String> {
     let mut parts = value.split(';');
     parts.next().filter(|name| name.starts_with("nocloud"))?;
     let url = parts
         .find_map(|part| part.strip_prefix("s=").or_else(|| part.strip_prefix("seedfrom=")))?;
-    url.starts_with("http").then(|| url.to_owned())
+    ["http", "file://", "/"].iter().any(|head| url.starts_with(head)).then(|| url.to_owned())
 }
 
 fn node(text: &str, origin: &Origin) -> Node {
@@ -117,6 +158,41 @@ mod tests {
         });
         assert_eq!(parsed.config.to_json(), expected);
         assert_eq!(parsed.url.as_deref(), Some("http://h/"));
+        assert_eq!(parsed.datasource.as_deref(), Some("nocloud"));
+    }
+
+    #[test]
+    fn what_follows_the_dashes_counts_and_is_not_public() {
+        let table = [
+            ("quiet ros.a=1 -- rancher.password=x\n", Some("quiet ros.a=1")),
+            ("-- x", Some("")),
+            ("quiet --", None),
+            ("quiet -- \n", None),
+            ("a=\"b -- c\" d", None),
+            ("a --b c", None),
+            ("", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(public(text), expected, "{text:?}");
+        }
+        let config = parse("quiet -- rancher.password=x").config;
+        assert_eq!(config.to_json()["ros"]["password"], "x");
+    }
+
+    #[test]
+    fn a_datasource_is_named() {
+        let table = [
+            ("ds=Ec2", Some("ec2"), None),
+            ("ci.ds=ConfigDrive quiet", Some("configdrive"), None),
+            ("ds=nocloud-net;h=n1;s=file:///oem/seed/", Some("nocloud"), Some("file:///oem/seed/")),
+            ("cloud-init=disabled", Some("none"), None),
+            ("ds=", None, None),
+            ("cloud-init=enabled", None, None),
+        ];
+        for (text, datasource, url) in table {
+            let parsed = parse(text);
+            assert_eq!((parsed.datasource.as_deref(), parsed.url.as_deref()), (datasource, url));
+        }
     }
 
     proptest::proptest! {

@@ -4,7 +4,7 @@
 //! instance-id   user-data   meta-data   network-config   datasource      as they came
 //! machine       the machine's own id when they came: another one asks again
 //! parts/        documents of vendor and user data, later ones above earlier ones
-//! scripts/      scripts of vendor and user data, in order
+//! scripts/      scripts of vendor and user data, in order; scripts-per-boot/, scripts-per-once/ the same
 //! includes      URLs of parts that are still to be fetched, one a line
 //! problems      what was not understood when it was taken apart, one a line
 //! ```
@@ -22,8 +22,8 @@ use serde_json::{Value as Json, json};
 use crate::diagnostic::Diagnostic;
 use crate::schema::network::NETWORK;
 use crate::tree::{Layer, Node, Origin, Value, merge};
-use crate::userdata::Unpacked;
-use crate::{check, document, netplan, userdata};
+use crate::userdata::{Frequency, Unpacked};
+use crate::{check, document, interfaces, netplan, userdata};
 
 /// What a datasource gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,8 +62,13 @@ impl InstanceData {
         let latest = dir.join("openstack/latest");
         let meta = fs::read(latest.join("meta_data.json")).ok()?;
         let user_data = fs::read(latest.join("user_data")).unwrap_or_default();
-        let network = fs::read_to_string(latest.join("network_data.json")).unwrap_or_default();
-        Self::from_openstack(&meta, user_data, network, "configdrive")
+        let mut network = fs::read_to_string(latest.join("network_data.json")).unwrap_or_default();
+        if network.trim().is_empty() {
+            network = debian_network(&dir.join("openstack"), &meta);
+        }
+        let data = Self::from_openstack(&meta, user_data, network, "configdrive")?;
+        let vendor_data = fs::read(latest.join("vendor_data.json")).unwrap_or_default();
+        Some(Self { vendor_data: vendors_part(&vendor_data), ..data })
     }
 
     /// From OpenStack's `meta_data.json` and its neighbours; `None` when it is not JSON.
@@ -142,7 +147,7 @@ impl InstanceData {
         fs::create_dir_all(dir)?;
         let stamp = dir.join("instance-id");
         let changed = fs::read_to_string(&stamp).is_ok_and(|old| old != self.instance_id);
-        for folder in ["parts", "scripts"] {
+        for folder in ["parts"].into_iter().chain(Frequency::ALL.map(Frequency::folder)) {
             remove(&dir.join(folder))?;
             fs::create_dir(dir.join(folder))?;
         }
@@ -170,6 +175,29 @@ impl InstanceData {
     }
 }
 
+/// The network where `meta_data.json` says that it is, in Debian's words; Proxmox has no other.
+fn debian_network(dir: &Path, meta: &[u8]) -> String {
+    let meta: Json = serde_json::from_slice(meta).unwrap_or_default();
+    let Some(path) = meta["network_config"]["content_path"].as_str() else { return String::new() };
+    let sound = Path::new(path.trim_start_matches('/'));
+    if !sound.components().all(|part| matches!(part, std::path::Component::Normal(_))) {
+        return String::new();
+    }
+    let text = fs::read_to_string(dir.join(sound)).unwrap_or_default();
+    match interfaces::to_version_1(&text) {
+        Json::Null => String::new(),
+        document => document.to_string(),
+    }
+}
+
+/// OpenStack's `vendor_data.json`: a text, or its member `cloud-init`.
+#[must_use]
+pub fn vendors_part(text: &[u8]) -> Vec<u8> {
+    let all: Json = serde_json::from_slice(text).unwrap_or_default();
+    let own = all.as_str().or(all["cloud-init"].as_str()).unwrap_or_default();
+    own.as_bytes().to_vec()
+}
+
 /// `-` in names is `_` in templates.
 fn underscored(value: &Json) -> Json {
     match value {
@@ -189,15 +217,13 @@ fn remove(dir: &Path) -> io::Result<()> {
 
 /// Writes parts; what was not understood is answered.
 fn keep_parts(dir: &Path, order: usize, unpacked: Unpacked) -> io::Result<Vec<String>> {
-    for (folder, parts, mode) in
-        [("parts", &unpacked.documents, 0o600), ("scripts", &unpacked.scripts, 0o700)]
-    {
-        for (index, part) in parts.iter().enumerate() {
-            let sound = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
-            let name: String = part.name.chars().map(sound).take(64).collect();
-            let path = dir.join(folder).join(format!("{order:02}-{index:03}-{name}"));
-            durable::write(&path, &part.content, mode)?;
-        }
+    let documents = unpacked.documents.iter().map(|part| ("parts", part, 0o600));
+    let scripts = unpacked.scripts.iter().map(|(often, part)| (often.folder(), part, 0o700));
+    for (index, (folder, part, mode)) in documents.chain(scripts).enumerate() {
+        let sound = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+        let name: String = part.name.chars().map(sound).take(64).collect();
+        let path = dir.join(folder).join(format!("{order:02}-{index:03}-{name}"));
+        durable::write(&path, &part.content, mode)?;
     }
     Ok(unpacked.diagnostics.iter().map(Diagnostic::line).collect())
 }
@@ -234,15 +260,19 @@ pub fn keep_included(dir: &Path, round: usize, fetched: &[(String, Vec<u8>)]) ->
     durable::write(&dir.join("includes"), includes.join("\n").as_bytes(), 0o600)
 }
 
-/// Commands that run the scripts of user data, in order.
+/// The scripts of user data that run so often, in order.
 #[must_use]
-pub fn scripts(dir: &Path) -> Vec<Vec<String>> {
-    let run = |path: &Path| {
-        let line =
-            "cp \"$0\" /run/user-script && chmod 700 /run/user-script && exec /run/user-script";
-        vec!["/bin/sh".to_owned(), "-c".into(), line.into(), path.display().to_string()]
-    };
-    files_in(&dir.join("scripts")).iter().map(|path| run(path)).collect()
+pub fn scripts(dir: &Path, often: Frequency) -> Vec<PathBuf> {
+    files_in(&dir.join(often.folder()))
+}
+
+/// The command that runs a script: as a copy in `run`, where programs may be run, which the instance's folder need not
+/// allow.
+#[must_use]
+pub fn script_command(script: &Path, run: &Path) -> Vec<String> {
+    let line = "cp \"$0\" \"$1\" && chmod 700 \"$1\" && exec \"$1\"";
+    let (script, copy) = (script.display().to_string(), run.join("user-script"));
+    vec!["/bin/sh".into(), "-c".into(), line.into(), script, copy.display().to_string()]
 }
 
 /// Files in name order; none when there is no folder.
@@ -360,6 +390,100 @@ mod tests {
         assert!(!dir.path().join("sem").exists());
     }
 
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    /// What the layers say when `data` is a machine's only source.
+    fn settings_of(data: &InstanceData) -> (crate::Settings, Vec<Diagnostic>) {
+        let dir = tempfile::tempdir().unwrap();
+        data.save(dir.path()).unwrap();
+        let none = dir.path().join("none");
+        let loaded = crate::load(&crate::Sources {
+            release: None,
+            oem: none.clone(),
+            fragments: none.clone(),
+            instance: dir.path().to_owned(),
+            user: none,
+            cmdline: String::new(),
+        });
+        (loaded.settings, loaded.diagnostics)
+    }
+
+    /// As Proxmox writes its NoCloud volume.
+    #[test]
+    fn proxmox_nocloud() {
+        let dir = folder(&[
+            (
+                "user-data",
+                "#cloud-config\nhostname: vm-101\nmanage_etc_hosts: true\nfqdn: vm-101.lab.example\nuser: ann\n\
+                 password: $5$salt$hash\nssh_authorized_keys:\n  - ssh-ed25519 AAAA ann\nchpasswd:\n  expire: False\n\
+                 users:\n  - default\npackage_upgrade: true\n",
+            ),
+            ("meta-data", "instance-id: 2f0a1ab6a1d5b1f1c1b3\n"),
+            (
+                "network-config",
+                "version: 1\nconfig:\n    - type: physical\n      name: eth0\n      mac_address: 'bc:24:11:0a:0b:0c'\n\
+                 \x20     subnets:\n      - type: static\n        address: '192.0.2.7'\n        netmask: '255.255.255.0'\n\
+                 \x20       gateway: '192.0.2.1'\n      - type: dhcp6\n    - type: nameserver\n      address:\n      - '192.0.2.53'\n\
+                 \x20     search:\n      - 'lab.example'\n",
+            ),
+        ]);
+        let data = InstanceData::from_nocloud(dir.path()).unwrap();
+        assert_eq!(data.instance_id, "2f0a1ab6a1d5b1f1c1b3");
+        let (settings, found) = settings_of(&data);
+        let errors = found.iter().filter(|one| one.severity == crate::Severity::Error).count();
+        assert_eq!(errors, 0, "{found:?}");
+        assert_eq!(settings.host_name(), "vm-101");
+        assert_eq!(settings.ssh_authorized_keys, ["ssh-ed25519 AAAA ann"]);
+        let eth0 = &settings.ros.network.interfaces["eth0"];
+        assert_eq!(eth0.addresses, ["192.0.2.7/24"]);
+        assert_eq!(eth0.matches.as_deref(), Some("mac=bc:24:11:0a:0b:0c"));
+        assert_eq!(settings.ros.network.dns.search, ["lab.example"]);
+    }
+
+    /// As Proxmox writes its config-drive: the network in a file of its own, in Debian's words.
+    #[test]
+    fn proxmox_config_drive() {
+        let dir = folder(&[
+            (
+                "openstack/latest/meta_data.json",
+                r#"{"uuid": "a2d1-4c", "network_config": {"content_path": "/content/0000"}}"#,
+            ),
+            ("openstack/latest/user_data", "#cloud-config\nhostname: vm-102\n"),
+            (
+                "openstack/latest/vendor_data.json",
+                r##"{"cloud-init": "#cloud-config\nlocale: C\n"}"##,
+            ),
+            (
+                "openstack/content/0000",
+                "auto lo\niface lo inet loopback\n\n        dns_nameservers 192.0.2.53\nauto eth0\niface eth0 inet static\n\
+                 \x20       address 192.0.2.8\n        netmask 255.255.255.0\n        gateway 192.0.2.1\n",
+            ),
+        ]);
+        let data = InstanceData::from_config_drive(dir.path()).unwrap();
+        assert_eq!(
+            (data.instance_id.as_str(), data.datasource.as_str()),
+            ("a2d1-4c", "configdrive")
+        );
+        assert_eq!(data.vendor_data, b"#cloud-config\nlocale: C\n");
+        let (settings, _) = settings_of(&data);
+        assert_eq!(settings.host_name(), "vm-102");
+        assert_eq!(settings.ros.network.interfaces["eth0"].addresses, ["192.0.2.8/24"]);
+        assert_eq!(settings.ros.network.dns.nameservers, ["192.0.2.53"]);
+        let elsewhere = debian_network(
+            dir.path(),
+            br#"{"network_config": {"content_path": "/../../etc/hostname"}}"#,
+        );
+        assert_eq!(elsewhere, "");
+    }
+
     #[test]
     fn user_data_is_taken_apart_once_and_includes_follow() {
         let dir = tempfile::tempdir().unwrap();
@@ -382,7 +506,11 @@ mod tests {
             texts,
             ["#cloud-config\nhostname: vendor\nlocale: C\n", "#cloud-config\nhostname: n1"]
         );
-        assert_eq!((found.len(), scripts(dir.path()).len()), (1, 1), "{found:?}");
+        assert_eq!(
+            (found.len(), scripts(dir.path(), Frequency::Instance).len()),
+            (1, 1),
+            "{found:?}"
+        );
         assert_eq!(includes(dir.path()), ["http://a/b"]);
         let fetched = [("http://a/b".to_owned(), b"#include\nhttp://c\n".to_vec())];
         keep_included(dir.path(), 0, &fetched).unwrap();

@@ -44,7 +44,7 @@ impl Sources {
             fragments: paths::CLOUD_CONFIG_D.into(),
             instance: paths::INSTANCE.into(),
             user: paths::CLOUD_CONFIG.into(),
-            cmdline: fs::read_to_string("/proc/cmdline").unwrap_or_default(),
+            cmdline: cmdline::of_machine(),
         }
     }
 }
@@ -207,8 +207,7 @@ fn user(path: &Path, found: &mut Vec<Diagnostic>) -> Option<Node> {
     let good = good(path);
     let node = read(&good, Layer::User, &mut Vec::new())?;
     let message = "the last good configuration counts instead".to_owned();
-    let hint =
-        "`ros config edit` repairs the file, `ros config restore` puts the last good one back";
+    let hint = "`ros config edit` repairs the file, `ros config restore` puts the last good one back (--list shows all)";
     found.push(Diagnostic::warning(node.origin.clone(), message).hint(hint));
     Some(node)
 }

@@ -17,6 +17,7 @@ pub mod diagnostic;
 pub mod document;
 pub mod edit;
 pub mod instance;
+pub mod interfaces;
 pub mod layers;
 pub mod netplan;
 pub mod redact;

@@ -32,13 +32,39 @@ pub struct Part {
     pub content: Vec<u8>,
 }
 
+/// How often a script runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frequency {
+    /// Once for each instance.
+    Instance,
+    /// At every boot.
+    Boot,
+    /// Once on this machine.
+    Once,
+}
+
+impl Frequency {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Instance, Self::Boot, Self::Once];
+
+    /// The folder that scripts are kept in.
+    #[must_use]
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Instance => "scripts",
+            Self::Boot => "scripts-per-boot",
+            Self::Once => "scripts-per-once",
+        }
+    }
+}
+
 /// User data, taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unpacked {
     /// Documents, later ones above earlier ones.
     pub documents: Vec<Part>,
     /// Scripts, in order.
-    pub scripts: Vec<Part>,
+    pub scripts: Vec<(Frequency, Part)>,
     /// URLs of more user data.
     pub includes: Vec<String>,
     /// What was not understood.
@@ -50,7 +76,7 @@ pub struct Unpacked {
 enum Form {
     Document,
     Archive,
-    Script,
+    Script(Frequency),
     Compose,
     Include,
     Boothook,
@@ -119,7 +145,7 @@ fn form_of(line: &str) -> Form {
         "#cloud-boothook" => Form::Boothook,
         "#part-handler" | "#upstart-job" | "#cloud-config-jsonp" => Form::Unsupported,
         _ if line.starts_with(template::MARK) => Form::Template,
-        _ if line.starts_with("#!") => Form::Script,
+        _ if line.starts_with("#!") => Form::Script(Frequency::Instance),
         _ if is_mime(line) => Form::Mime,
         _ => Form::Unknown,
     }
@@ -130,11 +156,13 @@ fn form_of_type(mime: &str) -> Option<Form> {
     Some(match mime {
         "text/cloud-config" => Form::Document,
         "text/cloud-config-archive" => Form::Archive,
-        "text/x-shellscript"
-        | "text/x-shellscript-per-instance"
-        | "text/x-shellscript-per-once" => Form::Script,
+        "text/x-shellscript" | "text/x-shellscript-per-instance" => {
+            Form::Script(Frequency::Instance)
+        }
+        "text/x-shellscript-per-boot" => Form::Script(Frequency::Boot),
+        "text/x-shellscript-per-once" => Form::Script(Frequency::Once),
         "text/x-include-url" | "text/x-include-once-url" => Form::Include,
-        "text/cloud-boothook" | "text/x-shellscript-per-boot" => Form::Boothook,
+        "text/cloud-boothook" => Form::Boothook,
         "text/jinja2" => Form::Template,
         "text/part-handler" | "text/upstart-job" | "text/cloud-config-jsonp" => Form::Unsupported,
         _ => return None,
@@ -185,8 +213,9 @@ impl Unpacker<'_> {
         match form {
             Form::Empty => {}
             Form::Document => self.document(name, bytes),
-            Form::Script => {
-                self.out.scripts.push(Part { name: name.to_owned(), content: bytes.to_vec() });
+            Form::Script(frequency) => {
+                let part = Part { name: name.to_owned(), content: bytes.to_vec() };
+                self.out.scripts.push((frequency, part));
             }
             Form::Boothook => {
                 self.document(name, json!({ "bootcmd": [text] }).to_string().as_bytes());
@@ -347,15 +376,21 @@ mod tests {
         let text = "Content-Type: multipart/mixed; boundary=\"b\"\nMIME-Version: 1.0\n\n\
             --b\nContent-Type: text/cloud-config\nContent-Disposition: attachment; filename=\"one.yml\"\n\nhostname: a\n\
             --b\nContent-Type: text/x-shellscript\nContent-Transfer-Encoding: base64\n\nIyEvYmluL3NoCg==\n\
+            --b\nContent-Type: text/x-shellscript-per-boot\n\n#!/bin/sh\n\
+            --b\nContent-Type: text/x-shellscript-per-once\n\n#!/bin/sh\n\
             --b\nContent-Type: text/plain\n\n## template: jinja\n#cloud-config\nhostname: {{ v1.instance_id }}\n--b--\n";
         let unpacked = unpack(text.as_bytes(), "u", &json!({"v1": {"instance_id": "i-1"}}));
         assert_eq!(unpacked.diagnostics, []);
-        assert_eq!(names(&unpacked.documents), ["one.yml", "u-2"]);
+        assert_eq!(names(&unpacked.documents), ["one.yml", "u-4"]);
         assert_eq!(unpacked.documents[1].content, b"#cloud-config\nhostname: i-1");
-        assert_eq!(
-            unpacked.scripts,
-            [Part { name: "u-1".into(), content: b"#!/bin/sh\n".to_vec() }]
-        );
+        let script =
+            |name: &str, content: &[u8]| Part { name: name.into(), content: content.into() };
+        let expected = [
+            (Frequency::Instance, script("u-1", b"#!/bin/sh\n")),
+            (Frequency::Boot, script("u-2", b"#!/bin/sh")),
+            (Frequency::Once, script("u-3", b"#!/bin/sh")),
+        ];
+        assert_eq!(unpacked.scripts, expected);
     }
 
     #[test]

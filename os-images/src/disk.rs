@@ -63,6 +63,8 @@ pub fn make(site: &Site, built: &Built, order: &Order) -> Result<()> {
     if order.size < SMALLEST {
         bail!("a disk needs at least {} MiB", SMALLEST / MIB);
     }
+    // Before anything is made: it may have been typed wrong.
+    let config = order.cloud_config.as_deref().map(configuration).transpose()?;
     let version = &built.release.version;
     publish(site, built)?;
     live(site, built)?;
@@ -77,7 +79,7 @@ pub fn make(site: &Site, built: &Built, order: &Order) -> Result<()> {
     let boot = boot_partition(work.path(), built)?;
     place(&boot, &raw, BOOT_START * SECTOR)?;
     eprintln!("disk {version}: state partition");
-    let state = state_partition(site, work.path(), built, order)?;
+    let state = state_partition(site, work.path(), built, order, config.as_deref())?;
     place(&state, &raw, STATE_START * SECTOR)?;
     finish(&raw, &to, work.path())?;
     eprintln!("disk {version}: {}", to.display());
@@ -178,7 +180,13 @@ fn boot_partition(work: &Path, built: &Built) -> Result<PathBuf> {
 }
 
 /// The state partition as a file.
-fn state_partition(site: &Site, work: &Path, built: &Built, order: &Order) -> Result<PathBuf> {
+fn state_partition(
+    site: &Site,
+    work: &Path,
+    built: &Built,
+    order: &Order,
+    config: Option<&str>,
+) -> Result<PathBuf> {
     let state = work.join("state");
     fs::create_dir(&state).with_context(|| format!("create {}", state.display()))?;
     let reference = format!("os:{}", built.release.version);
@@ -186,8 +194,8 @@ fn state_partition(site: &Site, work: &Path, built: &Built, order: &Order) -> Re
     let mut seed = as_root(program.as_os_str());
     seed.arg("seed").arg("--state").arg(&state).arg("--layout").arg(built.dir.join("oci"));
     output(seed.args(["--release", &reference]))?;
-    if let Some(file) = &order.cloud_config {
-        put_cloud_config(work, &state, file)?;
+    if let Some(text) = config {
+        put_cloud_config(work, &state, text)?;
     }
     let image = work.join("state.ext4");
     let size = order.size - STATE_START * SECTOR - TAIL;
@@ -206,13 +214,18 @@ fn state_partition(site: &Site, work: &Path, built: &Built, order: &Order) -> Re
     Ok(image)
 }
 
-/// Puts the configuration in as a fragment, when it is one.
-fn put_cloud_config(work: &Path, state: &Path, file: &Path) -> Result<()> {
+/// A configuration's text, when nothing is wrong with it; all that is, as `ros config validate` shows it.
+fn configuration(file: &Path) -> Result<String> {
     let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
     if let Err(found) = cloud_config::edit::acceptable(&text, &file.display().to_string()) {
         let all: Vec<String> = found.iter().map(|wrong| wrong.with_source(&text)).collect();
         bail!("{} is no configuration for a machine:\n{}", file.display(), all.join("\n"));
     }
+    Ok(text)
+}
+
+/// Puts the configuration in as a fragment.
+fn put_cloud_config(work: &Path, state: &Path, text: &str) -> Result<()> {
     let fragment = work.join("10-image.yml");
     durable::write(&fragment, text.as_bytes(), 0o600)?;
     let below = paths::CLOUD_CONFIG_D.trim_start_matches("/var/");
@@ -261,6 +274,20 @@ fn finish(raw: &Path, to: &Path, work: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrong_configuration_is_refused_as_validate_shows_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.yml");
+        fs::write(&file, "#cloud-config\nhostname: a\n").unwrap();
+        assert!(configuration(&file).is_ok());
+        fs::write(&file, "hostname: [a]\nros:\n  ssh: {port: 99999}\n").unwrap();
+        let said = configuration(&file).unwrap_err().to_string();
+        for expected in ["c.yml:1:11", "c.yml:3:15", "port: 99999", "^"] {
+            assert!(said.contains(expected), "no {expected:?} in: {said}");
+        }
+        assert!(configuration(&dir.path().join("none")).is_err());
+    }
 
     #[test]
     fn sizes() {

@@ -203,18 +203,24 @@ pub const DOCUMENT: Kind = Struct(&[
     c(
         "disk_setup",
         Map(&DISK_SETUP),
-        super::Effect::Refused("disks are not partitioned by ros: fs_setup takes a whole device"),
+        Boot,
         "",
-        "",
+        "Disks to partition, by their device; one with anything on it is left as it is.",
     ),
     c(
         "fs_setup",
         List(&FS_SETUP),
-        Instance,
+        Boot,
         "",
-        "File systems to make; a device that has one is left as it is.",
+        "File systems to make, before `mounts`; a device that has one is left as it is.",
     ),
-    none("device_aliases", "devices are named as the kernel names them, or by LABEL= and UUID="),
+    c(
+        "device_aliases",
+        Map(&Path),
+        Boot,
+        "",
+        "Further names of disks, for disk_setup, fs_setup and mounts; `name.1` is a partition.",
+    ),
     c(
         "power_state",
         POWER_STATE,
@@ -432,7 +438,7 @@ const DISK_SETUP: Kind = Struct(&[
         "table_type",
         Word(&["gpt", "mbr"]),
         Group,
-        "mbr",
+        "gpt",
         "Kind of partition table; ros makes gpt either way.",
     ),
     c(
@@ -440,25 +446,37 @@ const DISK_SETUP: Kind = Struct(&[
         Either(&[Bool, List(&Any), Text]),
         Group,
         "false",
-        "`true`: one partition; a list: shares of the disk in percent, each a number or `[share, type]`.",
+        "`true`: one partition; a list: shares of the disk in percent, each a number or `[share, type]`; `false`: nothing.",
     ),
-    c("overwrite", Bool, Group, "false", "Refused when true: ros never writes over data."),
+    c(
+        "overwrite",
+        Bool,
+        Group,
+        "false",
+        "Once for each instance, even when there is something on it; never when it is in use.",
+    ),
 ]);
 
 const FS_SETUP: Kind = Struct(&[
     c("label", Text, Group, "", "Label of the file system."),
     c("filesystem", Word(&["ext2", "ext3", "ext4", "swap", "vfat"]), Group, "", "Its kind.")
         .needed(),
-    c("device", Path, Group, "", "The device.").needed(),
+    c("device", Text, Group, "", "The device, or an alias; `alias.1` is a partition.").needed(),
     c(
         "partition",
         Either(&[Int, Text]),
         Group,
         "",
-        "Which partition of it; `none`: the whole device.",
+        "Which partition of it; `none`: the whole device; `auto`: one that has this file system already, or the device.",
     ),
-    c("overwrite", Bool, Group, "false", "Refused when true: ros never writes over data."),
-    c("replace_fs", Any, Nothing("ros never writes over data"), "", ""),
+    c(
+        "overwrite",
+        Bool,
+        Group,
+        "false",
+        "Once for each instance, even when there is something on it; never when it is in use.",
+    ),
+    c("replace_fs", Any, Nothing("overwrite says it"), "", ""),
     c("extra_opts", SOME_TEXTS, Group, "", "Further arguments of mkfs."),
     c("cmd", Any, Nothing("the program is chosen by `filesystem`"), "", ""),
 ]);

@@ -280,7 +280,7 @@ const CLOUD_INIT: Kind = Struct(&[r(
     TEXTS,
     Effect::Boot,
     "found by volumes and DMI",
-    "`nocloud`, `configdrive`, `ec2`, `gce`, `azure`, …, `url:URL`, `file:PATH`; `none` asks nobody.",
+    "`nocloud`, `configdrive`, `proxmox`, `vmware`, `ec2`, `gce`, `azure`, …, `url:URL`, `file:PATH`; `none` asks nobody.",
 )]);
 
 const DEFAULTS: Kind = Struct(&[

@@ -258,27 +258,44 @@ pub struct DiskSetup {
     pub overwrite: bool,
 }
 
+/// A partition to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Percent of the disk.
+    pub percent: u8,
+    /// Its type: a number of MBR tables in hexadecimal (`82`, `83`, `ef`), or a GUID; empty: Linux's own.
+    pub kind: String,
+}
+
 impl DiskSetup {
-    /// Shares of the disk in percent.
+    /// The partitions; none: the table is left as it is.
     ///
     /// # Errors
     /// When `layout` is not shares that fit on a disk.
-    pub fn shares(&self) -> Result<Vec<u8>, String> {
+    pub fn shares(&self) -> Result<Vec<Share>, String> {
+        let text = |item: &Value| item.as_str().map_or_else(|| item.to_string(), str::to_owned);
         let share = |item: &Value| {
-            let number = if item.is_array() { &item[0] } else { item };
-            let number = number.as_u64().or(number.as_str().and_then(|text| text.parse().ok()));
-            number
-                .and_then(|share| u8::try_from(share).ok())
-                .filter(|share| (1..=100).contains(share))
+            let (number, kind) = match item.as_array() {
+                Some(pair) => (pair.first()?, pair.get(1).map(text).unwrap_or_default()),
+                None => (item, String::new()),
+            };
+            let percent: u8 = text(number).trim_end_matches('%').parse().ok()?;
+            (1..=100).contains(&percent).then_some(Share { percent, kind })
         };
-        let shares: Option<Vec<u8>> = match &self.layout {
+        let whole = || Some(vec![Share { percent: 100, kind: String::new() }]);
+        let shares: Option<Vec<Share>> = match &self.layout {
             Value::Null | Value::Bool(false) => Some(Vec::new()),
-            Value::Bool(true) => Some(vec![100]),
+            Value::Bool(true) => whole(),
+            Value::String(text) => match crate::check::boolean(text) {
+                Some(true) => whole(),
+                Some(false) => Some(Vec::new()),
+                None => None,
+            },
             Value::Array(items) => items.iter().map(share).collect(),
             _ => None,
         };
         shares
-            .filter(|shares| shares.iter().map(|share| u32::from(*share)).sum::<u32>() <= 100)
+            .filter(|all| all.iter().map(|share| u32::from(share.percent)).sum::<u32>() <= 100)
             .ok_or_else(|| "layout: expected true, or shares of at most 100 percent".to_owned())
     }
 }
@@ -390,8 +407,11 @@ mod tests {
         assert_eq!(swap("auto").bytes(4 << 30), Some(1 << 30));
         assert_eq!(swap("0").bytes(1), None);
         let disk = |layout: Value| DiskSetup { layout, ..DiskSetup::default() }.shares();
-        assert_eq!(disk(json!([33, [67, 82]])), Ok(vec![33, 67]));
-        assert_eq!(disk(json!(true)), Ok(vec![100]));
+        let share = |percent: u8, kind: &str| Share { percent, kind: kind.into() };
+        assert_eq!(disk(json!([33, [67, 82]])), Ok(vec![share(33, ""), share(67, "82")]));
+        assert_eq!(disk(json!(["50%"])), Ok(vec![share(50, "")]));
+        assert_eq!(disk(json!(true)), Ok(vec![share(100, "")]));
+        assert_eq!(disk(json!("no")), Ok(vec![]));
         assert!(disk(json!([60, 60])).is_err() && disk(json!("x")).is_err());
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::cloud::{
     CaCerts, Chpasswd, DiskSetup, FsSetup, Groups, Ntp, Password, PhoneHome, PowerState,
-    RandomSeed, ResolvConf, SwapFile, User, UserEntry,
+    RandomSeed, ResolvConf, Share, SwapFile, User, UserEntry,
 };
 pub use self::network::{Bridge, Dns, Interface, Network, Route};
 
@@ -59,6 +59,8 @@ pub struct Settings {
     pub ntp: Ntp,
     /// Certificates that the console trusts.
     pub ca_certs: CaCerts,
+    /// Further names of devices, for the keys of disks and `mounts`.
+    pub device_aliases: BTreeMap<String, String>,
     /// Disks to partition.
     pub disk_setup: BTreeMap<String, DiskSetup>,
     /// File systems to make.
@@ -151,7 +153,11 @@ impl WriteFile {
 }
 
 /// Unpacks gzip, up to a bound.
-pub(crate) fn gunzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+/// Unpacks gzip, up to the largest file that there may be.
+///
+/// # Errors
+/// When it is no gzip, or larger.
+pub fn gunzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut unpacked = Vec::new();
     flate2::read::MultiGzDecoder::new(bytes).take(MAX_FILE + 1).read_to_end(&mut unpacked)?;
     if unpacked.len() as u64 > MAX_FILE {
@@ -381,7 +387,24 @@ impl Settings {
             let given = fields.into_iter().flatten().find(|text| !text.is_empty());
             given.cloned().unwrap_or_default()
         };
-        self.mounts.iter().map(|row| std::array::from_fn(|index| field(row, index))).collect()
+        let mut rows: Vec<[String; 4]> =
+            self.mounts.iter().map(|row| std::array::from_fn(|index| field(row, index))).collect();
+        rows.iter_mut().for_each(|row| row[0] = self.device(&row[0]));
+        rows
+    }
+
+    /// What a device is called: an alias (`data`, `data.1`), the kernel's name (`vdb1`), or as it is.
+    #[must_use]
+    pub fn device(&self, name: &str) -> String {
+        let (alias, number) = match name.rsplit_once('.') {
+            Some((alias, number)) if number.bytes().all(|b| b.is_ascii_digit()) => (alias, number),
+            _ => (name, ""),
+        };
+        match self.device_aliases.get(alias) {
+            Some(device) => partition_of(device, number),
+            None if is_kernels_name(name) => format!("/dev/{name}"),
+            None => name.to_owned(),
+        }
     }
 
     /// Whether a password may be used (`ros.disable`).
@@ -389,6 +412,25 @@ impl Settings {
     pub fn allows(&self, way: &str) -> bool {
         !self.ros.disable.iter().any(|disabled| disabled == way)
     }
+}
+
+/// Partition `number` of a device: `/dev/sda1`, `/dev/nvme0n1p1`, `/dev/disk/by-id/x-part1`; the device without a number.
+#[must_use]
+pub fn partition_of(device: &str, number: &str) -> String {
+    let between = match device {
+        _ if number.is_empty() => "",
+        device if device.starts_with("/dev/disk/") => "-part",
+        device if device.ends_with(|c: char| c.is_ascii_digit()) => "p",
+        _ => "",
+    };
+    format!("{device}{between}{number}")
+}
+
+/// `sda`, `vdb1`, `xvdh`, `nvme0n1p2`, `mmcblk0`, without `/dev/`.
+fn is_kernels_name(name: &str) -> bool {
+    let heads = ["sd", "vd", "hd", "xvd", "nvme", "mmcblk"];
+    let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    plain && heads.iter().any(|head| name.len() > head.len() && name.starts_with(head))
 }
 
 impl RegistryAuth {
@@ -406,6 +448,30 @@ impl RegistryAuth {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_have_several_names() {
+        let aliases = [("data", "/dev/nvme1n1"), ("swap", "/dev/sdc"), ("id", "/dev/disk/by-id/x")];
+        let settings = Settings {
+            device_aliases: aliases.map(|(name, device)| (name.into(), device.into())).into(),
+            mounts: vec![vec!["data.1".into(), "/mnt".into()]],
+            ..Settings::default()
+        };
+        let table = [
+            ("data", "/dev/nvme1n1"),
+            ("swap.2", "/dev/sdc2"),
+            ("id.1", "/dev/disk/by-id/x-part1"),
+            ("vdb1", "/dev/vdb1"),
+            ("nvme0n1p2", "/dev/nvme0n1p2"),
+            ("LABEL=a.1", "LABEL=a.1"),
+            ("tmpfs", "tmpfs"),
+            ("nas:/x", "nas:/x"),
+        ];
+        for (name, expected) in table {
+            assert_eq!(settings.device(name), expected);
+        }
+        assert_eq!(settings.mounts()[0][0], "/dev/nvme1n1p1");
+    }
 
     #[test]
     fn a_name_is_found_and_rows_are_filled() {

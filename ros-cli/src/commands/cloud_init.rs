@@ -19,6 +19,8 @@ enum Verb {
     Local,
     /// Instance data from a URL
     Network,
+    /// What VMware's hypervisor was told for this guest
+    Guestinfo,
 }
 
 /// Runs the command.
@@ -29,5 +31,6 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     match args.verb {
         Verb::Local => cloud_init::local(),
         Verb::Network => cloud_init::network().await,
+        Verb::Guestinfo => cloud_init::guestinfo::print(),
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!  /run/ros/applied.json                        the merged configuration, secrets included: root's
 //!  /var/lib/ros/conf/cloud-config.yml.good      this machine's own file as it was applied last
+//!  /var/lib/ros/generations/N/cloud-config.yml  the same as it was when generation N was last healthy
 //!  /var/lib/ros/conf/confirm.json               {"boot": …, "deadline_ms": …} while a change is on trial
 //!
 //!  apply --confirm ─► trial ─┬─ confirm in time ─► good := own file
@@ -17,8 +18,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use cloud_config::{Layer, Node, document, layers};
-use ros_api::{durable, paths};
+use cloud_config::{Layer, Node, document, edit, layers};
+use ros_api::{Generations, durable, paths};
 use serde::{Deserialize, Serialize};
 
 use super::clock::uptime_ms;
@@ -40,6 +41,28 @@ pub fn remember(tree: &Node) -> Result<()> {
 pub fn last() -> Option<Node> {
     let text = fs::read_to_string(SNAPSHOT).ok()?;
     document::parse(&text, Layer::User, SNAPSHOT).ok()
+}
+
+/// The file that generation `number` was healthy with.
+#[must_use]
+pub fn of_generation(number: u32) -> PathBuf {
+    Generations::at(Path::new(paths::GENERATIONS)).dir(number).join("cloud-config.yml")
+}
+
+/// Keeps the good file with the generation that runs: whoever goes back to that can go back to this.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn keep_with_generation(number: u32) -> Result<()> {
+    keep(&layers::good(Path::new(paths::CLOUD_CONFIG)), &of_generation(number))
+}
+
+fn keep(good: &Path, kept: &Path) -> Result<()> {
+    let text = edit::read(good).with_context(|| format!("read {}", good.display()))?;
+    if kept.parent().is_some_and(Path::is_dir) && edit::read(kept)? != text {
+        durable::write(kept, text.as_bytes(), 0o600)?;
+    }
+    Ok(())
 }
 
 /// A change on trial.
@@ -134,6 +157,18 @@ fn boot_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_good_file_is_kept_with_a_generation_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (good, kept) = (dir.path().join("good"), dir.path().join("1/cloud-config.yml"));
+        fs::write(&good, "hostname: a\n").unwrap();
+        keep(&good, &kept).unwrap();
+        assert!(!kept.exists(), "there is no such generation");
+        fs::create_dir(dir.path().join("1")).unwrap();
+        keep(&good, &kept).unwrap();
+        assert_eq!(fs::read_to_string(&kept).unwrap(), "hostname: a\n");
+    }
 
     #[test]
     fn a_trial_ends_once_and_a_boot_that_cuts_it_off_goes_back() {

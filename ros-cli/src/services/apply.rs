@@ -13,7 +13,7 @@ use ros_api::{durable, paths};
 use super::applied::{self, Trials};
 use super::configuration::Configuration;
 use super::mounts::{self, Mount};
-use super::{host_name, registries, swap};
+use super::{disks, host_name, registries, swap};
 
 /// Applies everything that is the host's at boot, once instance data is there; what went wrong is answered, the
 /// rest is done all the same.
@@ -32,6 +32,7 @@ pub fn apply(settings: &Settings) -> Vec<String> {
         Err(error) => wrong.push(format!("configuration: {error:#}")),
     }
     let settings = again.as_ref().unwrap_or(settings);
+    wrong.extend(disks::apply(settings));
     wrong.extend(now(settings));
     for (what, outcome) in [
         ("bootcmd", bootcmd(settings)),

@@ -16,11 +16,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Result;
+use cloud_config::settings::Network;
 use ros_api::{ServiceSpec, labels};
 use tokio::task::JoinSet;
 
 use super::clock::uptime_ms;
 use super::configuration::Configuration;
+use super::console::reload;
 use super::container::Service;
 use super::engine::Engine;
 use super::plan::Plan;
@@ -33,6 +35,10 @@ use crate::os::live::swap;
 /// How long the daemon may take to answer.
 const DAEMON_LIMIT: Duration = Duration::from_secs(60);
 
+/// Services that are asked to take over what came over the network.
+const NETWORK: &str = "network";
+const CONSOLE: &str = "console";
+
 /// One bring-up.
 struct BringUp {
     engine: Engine,
@@ -42,6 +48,8 @@ struct BringUp {
     started: BTreeSet<String>,
     settled: BTreeSet<String>,
     report: ServicesReport,
+    /// The network's configuration when it was started.
+    network: Network,
 }
 
 /// What a task answers: the service's name, and why it is sick if it is.
@@ -65,6 +73,7 @@ pub async fn bring_up() -> Result<ServicesReport> {
         started,
         settled,
         report,
+        network: Network::default(),
     };
     all.read_configuration().await;
     all.remove_strangers().await;
@@ -82,23 +91,30 @@ impl BringUp {
             self.warn(&format!("registries: {error:#}"));
         }
         self.roster = Roster::read(&self.engine, &self.running, &configuration.services()).await;
-        let asked = cloud_init::network_source(&configuration.settings).is_some();
-        if asked
-            && let Some(service) =
-                self.roster.services.get(cloud_init::SERVICE).map(cloud_init::network_service)
+        if let Some(source) = cloud_init::network_source(&configuration.settings)
+            && let Some(service) = self.roster.services.get(cloud_init::SERVICE)
         {
+            // On its first boot a machine knows neither who may log in nor what to run: the console waits. Later it does
+            // not, and takes over what is new.
+            let waiting = if cloud_init::is_news(&source) {
+                self.planned().between(cloud_init::SERVICE, NETWORK)
+            } else {
+                Vec::new()
+            };
+            let service = cloud_init::network_service(service, waiting);
             self.roster.services.insert(service.name.clone(), service);
         }
-        let specs: BTreeMap<String, ServiceSpec> = self
-            .roster
-            .services
-            .iter()
-            .map(|(name, service)| (name.clone(), service.spec.clone()))
-            .collect();
-        self.plan = Plan::of(&specs);
+        self.plan = self.planned();
         let warnings = [self.roster.warnings.clone(), self.plan.warnings.clone()].concat();
         warnings.iter().for_each(|warning| self.warn(warning));
         self.give_up_missing();
+    }
+
+    fn planned(&self) -> Plan {
+        let services = self.roster.services.iter();
+        let specs: BTreeMap<String, ServiceSpec> =
+            services.map(|(name, service)| (name.clone(), service.spec.clone())).collect();
+        Plan::of(&specs)
     }
 
     /// Says it once.
@@ -174,6 +190,9 @@ impl BringUp {
     fn start(&mut self, name: &str, tasks: &mut JoinSet<Answer>) {
         let Some(service) = self.roster.services.get(name).cloned() else { return };
         self.started.insert(name.to_owned());
+        if name == NETWORK {
+            self.network = Configuration::load().settings.ros.network;
+        }
         let after = self.plan.waits_for(name).map(str::to_owned).collect();
         self.report.services.push(ServiceReport::starting(name, &service.spec, after));
         let (engine, generation) = (self.engine.clone(), self.running.generation);
@@ -194,6 +213,32 @@ impl BringUp {
                     self.warn(&warning);
                 }
             }
+        }
+        if name == cloud_init::NETWORK_SERVICE && ready {
+            self.take_over_news().await;
+        }
+    }
+
+    /// What came over the network may say how the network is to be, and be for services that run already.
+    async fn take_over_news(&mut self) {
+        let network = Configuration::load().settings.ros.network;
+        if network != self.network
+            && let Some(service) = self.roster.services.get(NETWORK).cloned()
+        {
+            say("instance data changes the network: it starts again");
+            let stopped = self.engine.stop(NETWORK, service.grace_ms()).await;
+            let again = match stopped {
+                Ok(()) => self.engine.start_until_ready(&service).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = again {
+                self.warn(&format!("{error:#}"));
+            }
+        }
+        if self.started.contains(CONSOLE)
+            && let Err(error) = reload::ask()
+        {
+            self.warn(&format!("{error:#}"));
         }
     }
 

@@ -13,12 +13,14 @@
 //!   is touched, so that it may say how the network is to be. This is the whole of it on most machines.
 //! - **URL or cloud** (`cloud-config-url=`, `ds=nocloud;s=…`, configured, or a cloud that the firmware names and
 //!   that did not answer this machine yet; and `#include` in local user data): only then bring-up adds the oneshot
-//!   `cloud-init-network`, made from the same image, after `network`; all that neither of the two waits for,
-//!   waits for it. A machine without such a source pays nothing.
+//!   `cloud-init-network`, made from the same image, after `network`. On a machine's first boot all that comes after
+//!   `cloud-init`, and the network does not need, waits for it; later nobody does. A machine without such a source pays
+//!   nothing.
 //!
 //! After either, bring-up reads the configuration again and applies what is the host's own (name, kernel
 //! settings, modules, mounts): it runs in the host's namespaces, where this needs no privileged container.
-//! Services that start later see the new configuration; those that run already are left alone.
+//! Services that start later see the new configuration; of those that run already, the network starts again when it is
+//! to be another one, the console takes it over in place, and the others are left alone.
 //!
 //! Nobody waits for ever: a service that is not ready when its window ends is sick, and holds back nobody.
 
@@ -32,6 +34,7 @@ pub mod configuration;
 pub mod console;
 pub mod container;
 pub mod definition;
+pub mod disks;
 pub mod engine;
 pub mod hand_over;
 pub mod host_name;

@@ -44,6 +44,28 @@ impl Plan {
             .collect()
     }
 
+    /// All that `name` waits for, directly or through others.
+    #[must_use]
+    pub fn all_waits(&self, name: &str) -> BTreeSet<&str> {
+        let mut all = BTreeSet::new();
+        let mut open: Vec<&str> = self.waits_for(name).collect();
+        while let Some(one) = open.pop() {
+            if all.insert(one) {
+                open.extend(self.waits_for(one));
+            }
+        }
+        all
+    }
+
+    /// Those that `first` comes before and `second` does not need: they can wait for what comes after both.
+    #[must_use]
+    pub fn between(&self, first: &str, second: &str) -> Vec<String> {
+        let needed = self.all_waits(second);
+        let others = self.waits.keys().map(String::as_str);
+        let others = others.filter(|name| *name != second && !needed.contains(name));
+        others.filter(|name| self.all_waits(name).contains(first)).map(str::to_owned).collect()
+    }
+
     /// The services in waves: each waits only for services of earlier waves.
     #[must_use]
     pub fn waves(&self) -> Vec<Vec<String>> {
@@ -153,6 +175,21 @@ mod tests {
         for (input, waves) in table {
             assert_eq!(Plan::of(&services(input)).waves(), *waves, "{input:?}");
         }
+    }
+
+    #[test]
+    fn who_can_wait_for_what_comes_over_the_network() {
+        let plan = Plan::of(&services(&[
+            ("cloud-init", &["udev"], &["network"]),
+            ("console", &["cloud-init"], &[]),
+            ("docker", &["console"], &[]),
+            ("network", &["udev"], &[]),
+            ("ntp", &["network"], &[]),
+            ("syslog", &[], &[]),
+            ("udev", &[], &[]),
+        ]));
+        assert_eq!(plan.all_waits("docker"), BTreeSet::from(["cloud-init", "console", "udev"]));
+        assert_eq!(plan.between("cloud-init", "network"), ["console", "docker", "ntp"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!  iso9660  sector 16 (32768):  01 "CD001" …  volume id at +40, 32 bytes, padded with spaces     (ECMA-119 8.4)
 //!  vfat     sector 0:           label at 43 (FAT12/16) or 71 (FAT32), 11 bytes; type text at 54 / 82
 //!  ext      1024:               magic ef53 at +56, label at +120, 16 bytes
+//!  udf      sectors 16…:        "BEA01", then "NSR02" or "NSR03"; its label is elsewhere, and empty here  (ECMA-167 2/8.3)
 //! ```
 
 use std::fs::{self, File};
@@ -12,7 +13,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// How much of a device is looked at.
-const HEAD: usize = 34 * 1024;
+const HEAD: usize = 40 * 1024;
 
 /// A file system that can be mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub struct Volume {
     pub label: String,
 }
 
-/// Every volume on this machine that has a label, in device order. What cannot be read is left out.
+/// Every volume on this machine that has a label, or is a disc, in device order. What cannot be read is left out.
 #[must_use]
 pub fn volumes() -> Vec<Volume> {
     let Ok(entries) = fs::read_dir("/sys/class/block") else { return Vec::new() };
@@ -63,6 +64,13 @@ fn head(device: &Path) -> io::Result<Vec<u8>> {
 pub fn identify(head: &[u8]) -> Option<(&'static str, String)> {
     if head.get(32769..32774) == Some(b"CD001") {
         return Some(("iso9660", text(head.get(32808..32840)?)?));
+    }
+    // 2048 bytes a sector; the descriptors' names are at byte 1.
+    let named = |sector: usize, names: [&[u8]; 2]| {
+        head.get(sector * 2048 + 1..sector * 2048 + 6).is_some_and(|name| names.contains(&name))
+    };
+    if named(16, [b"BEA01"; 2]) && named(17, [b"NSR02", b"NSR03"]) {
+        return Some(("udf", String::new()));
     }
     if head.get(1080..1082) == Some(&[0x53, 0xef]) {
         return Some(("ext4", text(head.get(1144..1160)?)?));
@@ -127,5 +135,10 @@ mod tests {
         assert_eq!(identify(&[]), None);
         assert_eq!(identify(&[0xff; 40_000]), None);
         assert_eq!(identify(&iso[..32800]), None, "cut off");
+        let mut udf = vec![0u8; HEAD];
+        udf[32769..32774].copy_from_slice(b"BEA01");
+        assert_eq!(identify(&udf), None, "no descriptor of the file system");
+        udf[34817..34822].copy_from_slice(b"NSR02");
+        assert_eq!(identify(&udf), Some(("udf", String::new())));
     }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use ros_api::boot::{Attempt, InitRequest, Reached};
 use ros_api::{Generations, durable, paths};
 
+use super::applied;
 use super::progress::{complain, say};
 use super::report::ServicesReport;
 use crate::commands::power::request_of_init;
@@ -45,6 +46,7 @@ fn judge(trial: &mut Trial, running: u32, sick: &[String]) -> Result<()> {
     match (sick.is_empty(), trial.is_of(running)) {
         (true, on_trial) => {
             trial.good(running)?;
+            said(applied::keep_with_generation(running));
             if on_trial {
                 say(&format!("generation {running} is good"));
             }

@@ -58,6 +58,10 @@ pub const INIT_CONTROL: &str = "/run/ros/init.ctl";
 pub const BOOT_REPORT: &str = "/run/ros/boot.json";
 /// What the services did, with times; written by `ros bring-up`.
 pub const SERVICES_REPORT: &str = "/run/ros/services.json";
+/// The whole kernel command line, root's; only there when a part of it is secret.
+pub const RUN_CMDLINE: &str = "/run/ros/cmdline";
+/// What everybody may see of it, bound over `/proc/cmdline`; only there when a part of it is secret.
+pub const RUN_CMDLINE_PUBLIC: &str = "/run/ros/cmdline.public";
 /// The commands of `bootcmd` that were run in this boot: a JSON list of word lists.
 pub const BOOTCMD_RUN: &str = "/run/ros/bootcmd.json";
 /// One empty file a service: its new container is prepared to take over, see `x-ros: {swap: hand-over}`.

@@ -6,7 +6,7 @@
 //!           devices  modules → watchdog → find-state            (recovery: → coldplug → recovery-shell)
 //!  system   state    check → grow-partition → mount → grow-filesystem → boot-partition
 //!                    | format → mount → boot-partition | ram | no-state
-//!           release  seed → generation → attempt → runtime-folder
+//!           release  seed → generation → attempt → runtime-folder → secrets
 //!           config   config → hostname → sysctl → config-modules → bootcmd
 //! ```
 
@@ -57,6 +57,8 @@ pub enum Step {
     Attempt,
     /// `/run/ros`.
     RuntimeFolder,
+    /// Hides what stands after ` -- ` on the kernel command line.
+    Secrets,
     /// Reads the configuration.
     Config,
     /// Host name.
@@ -106,6 +108,7 @@ impl Step {
             Self::Generation => "generation",
             Self::Attempt => "attempt",
             Self::RuntimeFolder => "runtime-folder",
+            Self::Secrets => "secrets",
             Self::Config => "config",
             Self::Hostname => "hostname",
             Self::Sysctl => "sysctl",
@@ -198,7 +201,7 @@ pub fn system(facts: &Facts) -> Vec<Phase> {
         Disk::None if facts.args.state.required => &[Step::NoState],
         Disk::None => &[Step::RamState],
     };
-    let mut release = vec![Step::Generation, Step::Attempt, Step::RuntimeFolder];
+    let mut release = vec![Step::Generation, Step::Attempt, Step::RuntimeFolder, Step::Secrets];
     if facts.preload {
         release.insert(0, Step::Seed);
     }
@@ -242,7 +245,7 @@ mod tests {
     fn from_disk() {
         let golden = format!(
             "{EARLY}state: check-state grow-partition mount-state grow-filesystem mount-boot\n\
-             release: generation attempt runtime-folder\n{CONFIG}"
+             release: generation attempt runtime-folder secrets\n{CONFIG}"
         );
         assert_eq!(whole("quiet ros.generation=2", false, Disk::State), golden);
     }
@@ -250,7 +253,7 @@ mod tests {
     #[test]
     fn no_disk() {
         let golden = format!(
-            "{EARLY}state: ram-state\nrelease: generation attempt runtime-folder\n{CONFIG}"
+            "{EARLY}state: ram-state\nrelease: generation attempt runtime-folder secrets\n{CONFIG}"
         );
         assert_eq!(whole("", false, Disk::None), golden);
         let required = whole("ros.state.required", false, Disk::None);
@@ -260,7 +263,7 @@ mod tests {
     #[test]
     fn live_medium() {
         let golden = format!(
-            "{EARLY}state: ram-state\nrelease: seed generation attempt runtime-folder\n{CONFIG}"
+            "{EARLY}state: ram-state\nrelease: seed generation attempt runtime-folder secrets\n{CONFIG}"
         );
         assert_eq!(whole("ros.state.dev=none", true, Disk::None), golden);
     }
@@ -269,7 +272,7 @@ mod tests {
     fn empty_disk() {
         let golden = format!(
             "{EARLY}state: format-state mount-state mount-boot\n\
-             release: seed generation attempt runtime-folder\n{CONFIG}"
+             release: seed generation attempt runtime-folder secrets\n{CONFIG}"
         );
         assert_eq!(whole("ros.state.autoformat", true, Disk::Blank), golden);
     }

@@ -1,8 +1,9 @@
 //! From a container's record to what the runtime is asked: a pure translation, but for what devices and processes say.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bollard_stubs::models::{HostConfig, HostConfigCgroupnsModeEnum};
+use ros_api::paths;
 use ros_runtime::{
     Device, DeviceRule, Log, Namespace, Namespaces, Root, Seccomp, ShimRequest, SpecInput, device,
     devices_under, host_capabilities, spec,
@@ -38,6 +39,7 @@ impl Engine {
         if record.host_config.init == Some(true) {
             mounts.push(init_mount()?);
         }
+        mounts.extend(command_line(record));
         mounts.sort_by_key(|mount| mount.target.components().count());
         mounts.iter().try_for_each(MountPoint::prepare)?;
         Ok(ShimRequest {
@@ -190,17 +192,29 @@ impl Engine {
 
 /// This program under the name by which it is a container's init.
 fn init_mount() -> Result<MountPoint> {
-    Ok(MountPoint {
+    Ok(own_mount(std::env::current_exe()?, INIT.into()))
+}
+
+/// What the container sees of a kernel command line that has secrets in it.
+fn command_line(record: &Record) -> Option<MountPoint> {
+    let (source, target) = (Path::new(paths::RUN_CMDLINE_PUBLIC), Path::new("/proc/cmdline"));
+    let theirs = record.mounts.iter().any(|mount| target.starts_with(&mount.target));
+    (source.exists() && !theirs).then(|| own_mount(source.into(), target.into()))
+}
+
+/// A file of ours in a container.
+fn own_mount(source: PathBuf, target: PathBuf) -> MountPoint {
+    MountPoint {
         kind: Kind::Bind,
         name: String::new(),
-        source: std::env::current_exe()?,
-        target: INIT.into(),
+        source,
+        target,
         mode: String::new(),
         read_only: true,
         propagation: ros_runtime::Propagation::Rprivate,
         recursive: false,
         create: false,
-    })
+    }
 }
 
 /// The container's host name.

@@ -18,6 +18,7 @@ use crate::services::applied::{self, Trials};
 use crate::services::clock::uptime_ms;
 use crate::services::console::reload;
 use crate::services::listing::{self, print};
+use crate::services::roster::running_generation;
 use crate::services::{apply, progress};
 
 fn changes(loaded: &Loaded) -> Result<Vec<Change>> {
@@ -108,7 +109,7 @@ fn act(loaded: &Loaded, changes: &[Change], keep: bool) -> Result<bool> {
     }
     applied::remember(&loaded.tree)?;
     if keep {
-        layers::remember_good(Path::new(paths::CLOUD_CONFIG))?;
+        keep_good()?;
     }
     let rows: Vec<Vec<String>> = changes
         .iter()
@@ -117,6 +118,12 @@ fn act(loaded: &Loaded, changes: &[Change], keep: bool) -> Result<bool> {
     listing::show(listing::Format::Table, &json!(null), &["KEY", "OUTCOME"], &rows)?;
     failed.iter().for_each(|(_, why)| eprintln!("{why}"));
     Ok(!failed.is_empty())
+}
+
+/// The own file is good: it is what there is to go back to, also from another generation.
+fn keep_good() -> Result<()> {
+    layers::remember_good(Path::new(paths::CLOUD_CONFIG))?;
+    running_generation().map_or(Ok(()), applied::keep_with_generation)
 }
 
 fn service(effect: Effect) -> Option<&'static str> {
@@ -162,7 +169,7 @@ pub fn confirm() -> Result<ExitCode> {
     if !Trials::machine().end()? {
         bail!("no change is on trial: it was kept, or is gone already");
     }
-    layers::remember_good(Path::new(paths::CLOUD_CONFIG))?;
+    keep_good()?;
     eprintln!("kept");
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,7 @@ mod apply;
 mod generate;
 mod kernel_args;
 mod read;
+mod restore;
 mod validate;
 mod write;
 
@@ -116,8 +117,15 @@ enum Verb {
     },
     /// Keeps what `ros config apply --confirm` tries
     Confirm,
-    /// Puts the last good configuration of this machine's own file back
-    Restore,
+    /// Puts a good configuration of this machine's own file back: the one that was applied last
+    Restore {
+        /// The one that this generation was healthy with instead
+        #[arg(long, value_name = "NUMBER")]
+        generation: Option<u32>,
+        /// Only show what there is to go back to
+        #[arg(long)]
+        list: bool,
+    },
     #[command(hide = true)]
     Guard,
 }
@@ -165,7 +173,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Verb::Images { input } => generate::images(input.as_deref()),
         Verb::Apply { confirm } => apply::run(confirm),
         Verb::Confirm => apply::confirm(),
-        Verb::Restore => write::restore(),
+        Verb::Restore { list: true, .. } => restore::list(),
+        Verb::Restore { generation, .. } => restore::run(generation),
         Verb::Guard => apply::guard(),
     }
 }

@@ -1,12 +1,12 @@
-//! `ros config set`, `unset`, `merge`, `edit`, `restore`: changes to this machine's own file.
+//! `ros config set`, `unset`, `merge`, `edit`: changes to this machine's own file.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use cloud_config::redact::redact;
 use cloud_config::schema::DOCUMENT;
-use cloud_config::{Layer, edit, layers};
+use cloud_config::{Layer, edit};
 use ros_api::{durable, paths};
 use similar::TextDiff;
 
@@ -42,7 +42,7 @@ fn apply_now(key: &str) -> Result<()> {
     Ok(())
 }
 
-fn named(error: edit::EditError) -> anyhow::Error {
+pub(super) fn named(error: edit::EditError) -> anyhow::Error {
     match &error {
         edit::EditError::Io(io) if io.kind() == std::io::ErrorKind::PermissionDenied => {
             anyhow!("{error}: the configuration is root's: use sudo")
@@ -116,20 +116,6 @@ fn edited(copy: &Path) -> Result<String> {
         .with_context(|| format!("run {editor}"))?;
     ensure!(ended.success(), "{editor} ended with {ended}");
     edit::read(copy).with_context(|| format!("read {}", copy.display()))
-}
-
-/// `ros config restore`.
-pub fn restore() -> Result<ExitCode> {
-    let file = Path::new(paths::CLOUD_CONFIG);
-    let good = layers::good(file);
-    if !good.exists() {
-        bail!("no good configuration was kept yet: one is when it is applied");
-    }
-    let text = edit::read(&good).with_context(|| format!("read {}", good.display()))?;
-    let before = edit::read(file).with_context(|| format!("read {}", file.display()))?;
-    edit::replace(file, &before, &text).map_err(named)?;
-    eprintln!("the last good configuration is back: `ros config apply` makes it count");
-    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

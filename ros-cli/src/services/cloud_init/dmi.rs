@@ -66,8 +66,10 @@ impl Dmi {
             () if vendor == "DigitalOcean" => Cloud::DigitalOcean,
             () if vendor == "Hetzner" => Cloud::Hetzner,
             () if vendor == "Vultr" => Cloud::Vultr,
+            () if vendor == "Scaleway" => Cloud::Scaleway,
             () if product == "Alibaba Cloud ECS" => Cloud::Aliyun,
             () if product.starts_with("Exoscale") => Cloud::Exoscale,
+            () if product.starts_with("CloudStack") => Cloud::ApacheCloudStack,
             () if matches!(product, "OpenStack Nova" | "OpenStack Compute") => Cloud::OpenStack,
             () if matches!(
                 self.chassis.as_str(),
@@ -79,6 +81,12 @@ impl Dmi {
             () => return None,
         })
     }
+
+    /// Whether VMware's hypervisor says that it is one: its guests can read what it was told for them.
+    #[must_use]
+    pub fn is_vmware(&self) -> bool {
+        self.vendor.starts_with("VMware") || self.product.starts_with("VMware")
+    }
 }
 
 #[cfg(test)]
@@ -87,7 +95,7 @@ mod tests {
 
     #[test]
     fn clouds_are_known_by_their_firmware() {
-        let table: [(&str, &str, Option<Cloud>); 11] = [
+        let table: [(&str, &str, Option<Cloud>); 14] = [
             ("sys_vendor", "Amazon EC2", Some(Cloud::Ec2)),
             ("product_uuid", "EC2E1916-9099-7CAF-FD21-012345ABCDEF", Some(Cloud::Ec2)),
             ("product_name", "Google Compute Engine", Some(Cloud::Gce)),
@@ -98,12 +106,17 @@ mod tests {
             ("product_name", "Alibaba Cloud ECS", Some(Cloud::Aliyun)),
             ("product_name", "Exoscale Compute Platform", Some(Cloud::Exoscale)),
             ("product_name", "OpenStack Nova", Some(Cloud::OpenStack)),
+            ("sys_vendor", "Scaleway", Some(Cloud::Scaleway)),
+            ("product_name", "CloudStack KVM Hypervisor", Some(Cloud::ApacheCloudStack)),
+            ("sys_vendor", "VMware, Inc.", None),
             ("sys_vendor", "QEMU", None),
         ];
         for (file, text, expected) in table {
             let dir = tempfile::tempdir().unwrap();
             fs::write(dir.path().join(file), format!("{text}\n")).unwrap();
-            assert_eq!(Dmi::at(dir.path()).cloud(), expected, "{file} {text}");
+            let found = Dmi::at(dir.path());
+            assert_eq!(found.cloud(), expected, "{file} {text}");
+            assert_eq!(found.is_vmware(), text.starts_with("VMware"), "{file} {text}");
         }
     }
 }

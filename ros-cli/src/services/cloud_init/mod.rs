@@ -1,15 +1,17 @@
 //! Instance data: found once for each instance, kept under `/var/lib/ros/instance`, where the configuration has it
 //! as a layer.
 //!
-//! Order: the kernel command line's file or URL, then the datasources that are configured, or, when none is, the
-//! local ones: a volume `cidata` (NoCloud), then `config-2` (config-drive); and, when neither is there, the cloud
-//! that the firmware names. A machine without any asks nobody.
+//! Order: the kernel command line's file or URL, then the datasource that it names (`ds=`), or those that are
+//! configured, or, when none is, the local ones: a volume `cidata` (NoCloud, Proxmox), then `config-2` (config-drive),
+//! then what the firmware says is there (VMware's guestinfo, Azure's provisioning volume); and, when there is nothing
+//! local, the cloud that the firmware names. A machine without any asks nobody and waits for nothing.
 //!
 //! A cloud is asked once: as long as the machine's own id (SMBIOS) is the one that was there when it answered, its
 //! answer stays.
 
 pub mod clouds;
 pub mod dmi;
+pub mod guestinfo;
 pub mod url;
 pub mod volume;
 
@@ -21,7 +23,7 @@ use cloud_config::instance::{self, InstanceData};
 use cloud_config::{Settings, cmdline, redact};
 use ros_api::paths;
 
-use self::clouds::Cloud;
+use self::clouds::{Cloud, azure};
 use self::dmi::Dmi;
 use self::volume::Mounted;
 use super::configuration::Configuration;
@@ -48,6 +50,10 @@ pub enum Source {
     File(String),
     /// A document, or the folder of one.
     Url(String),
+    /// What VMware's hypervisor was told.
+    Guestinfo,
+    /// Azure's provisioning volume.
+    AzureIso,
     /// A cloud's metadata service.
     Cloud(Cloud),
     /// Parts that user data includes.
@@ -60,7 +66,10 @@ impl Source {
         let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
         match (kind, rest) {
             ("nocloud", "") => Some(Self::NoCloud),
+            // Proxmox writes volumes of either kind.
+            ("proxmox", "") => Some(Self::NoCloud),
             ("configdrive" | "config-drive", "") => Some(Self::ConfigDrive),
+            ("vmware" | "guestinfo", "") => Some(Self::Guestinfo),
             ("file", path) => Some(Self::File(path.to_owned())),
             ("url", url) => Some(Self::Url(url.to_owned())),
             ("http" | "https", _) => Some(Self::Url(text.to_owned())),
@@ -69,20 +78,30 @@ impl Source {
     }
 }
 
-fn sources(settings: &Settings, kernel: &str) -> (Vec<Source>, Vec<String>) {
+/// What is looked at, in order, and what could not be understood. Without any that is asked for it is what can be there.
+fn sources(settings: &Settings, kernel: &str, dmi: &Dmi) -> (Vec<Source>, Vec<String>) {
     let mut unknown = Vec::new();
-    let mut all: Vec<Source> =
-        cmdline::parse(kernel).url.as_deref().map(from_cmdline).into_iter().collect();
-    for text in settings.ros.cloud_init.datasources.iter().filter(|text| *text != "none") {
+    let cmdline = cmdline::parse(kernel);
+    let mut all: Vec<Source> = cmdline.url.as_deref().map(from_cmdline).into_iter().collect();
+    let asked = match &cmdline.datasource {
+        Some(name) => std::slice::from_ref(name),
+        None => settings.ros.cloud_init.datasources.as_slice(),
+    };
+    for text in asked.iter().filter(|text| *text != "none") {
         match Source::parse(text) {
+            Some(Source::Cloud(Cloud::Azure)) => {
+                all.extend([Source::AzureIso, Source::Cloud(Cloud::Azure)]);
+            }
             Some(source) => all.push(source),
             None => unknown.push(format!(
-                "datasource {text:?}: expected nocloud, configdrive, a cloud, file:PATH, url:URL or none"
+                "datasource {text:?}: expected nocloud, configdrive, proxmox, vmware, a cloud, file:PATH, url:URL or none"
             )),
         }
     }
-    if settings.ros.cloud_init.datasources.is_empty() {
+    if asked.is_empty() {
         all.extend([Source::NoCloud, Source::ConfigDrive]);
+        all.extend(dmi.is_vmware().then_some(Source::Guestinfo));
+        all.extend((dmi.cloud() == Some(Cloud::Azure)).then_some(Source::AzureIso));
     }
     (all, unknown)
 }
@@ -97,7 +116,7 @@ fn from_cmdline(text: &str) -> Source {
 /// What needs the network, if something is asked for, or the firmware names a cloud that did not answer yet.
 #[must_use]
 pub fn network_source(settings: &Settings) -> Option<Source> {
-    let kernel = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let kernel = cmdline::of_machine();
     let dir = Path::new(paths::INSTANCE);
     choose(settings, &kernel, &Dmi::machine(), dir)
 }
@@ -107,12 +126,13 @@ fn choose(settings: &Settings, kernel: &str, dmi: &Dmi, dir: &Path) -> Option<So
     let kept = std::fs::read_to_string(dir.join("datasource")).unwrap_or_default();
     let same_machine = !dmi.uuid.is_empty()
         && std::fs::read_to_string(dir.join("machine")).is_ok_and(|old| old.trim() == dmi.uuid);
-    let seed = cmdline::parse(&dmi.serial).url.map(Source::Url);
-    let listed = sources(settings, kernel).0.into_iter().chain(seed);
+    let seed = cmdline::parse(&dmi.serial).url.as_deref().map(from_cmdline);
+    let listed = sources(settings, kernel, dmi).0.into_iter().chain(seed);
     let mut asked = listed.filter(|source| matches!(source, Source::Url(_) | Source::Cloud(_)));
     let found = asked.next().or_else(|| {
-        let automatic = settings.ros.cloud_init.datasources.is_empty();
-        let local = known && matches!(kept.as_str(), "nocloud" | "configdrive" | "file");
+        let automatic = settings.ros.cloud_init.datasources.is_empty()
+            && cmdline::parse(kernel).datasource.is_none();
+        let local = known && matches!(kept.as_str(), "nocloud" | "configdrive" | "file" | "vmware");
         dmi.cloud().filter(|_| automatic && !local).map(Source::Cloud)
     });
     match found {
@@ -122,14 +142,21 @@ fn choose(settings: &Settings, kernel: &str, dmi: &Dmi, dir: &Path) -> Option<So
     .or_else(|| (!instance::includes(dir).is_empty()).then_some(Source::Includes))
 }
 
-/// The oneshot that reads it: the same image, after the network.
+/// Whether this machine has no instance data yet, or not from this cloud.
 #[must_use]
-pub fn network_service(service: &Service) -> Service {
+pub fn is_news(source: &Source) -> bool {
+    matches!(source, Source::Cloud(_))
+        || instance::instance_id(Path::new(paths::INSTANCE)).is_none()
+}
+
+/// The oneshot that reads it: the same image, after the network, before `waiting`.
+#[must_use]
+pub fn network_service(service: &Service, waiting: Vec<String>) -> Service {
     let mut other = service.clone();
     NETWORK_SERVICE.clone_into(&mut other.name);
     other.spec.entrypoint = ["/usr/bin/ros", "cloud-init", "network"].map(str::to_owned).to_vec();
     other.spec.ros.after = vec!["network".into()];
-    other.spec.ros.before = Vec::new();
+    other.spec.ros.before = waiting;
     other.spec.ros.health_window = Some("120s".into());
     other
 }
@@ -140,8 +167,9 @@ pub fn network_service(service: &Service) -> Service {
 /// When what was found cannot be kept.
 pub fn local() -> Result<ExitCode> {
     let configuration = Configuration::load();
-    let kernel = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let (sources, unknown) = sources(&configuration.settings, &kernel);
+    let kernel = cmdline::of_machine();
+    let dmi = Dmi::machine();
+    let (sources, unknown) = sources(&configuration.settings, &kernel, &dmi);
     unknown.iter().for_each(|warning| eprintln!("{warning}"));
     let volumes = superblock::volumes();
     for source in sources {
@@ -149,6 +177,8 @@ pub fn local() -> Result<ExitCode> {
             Source::NoCloud => on_volume(&volumes, "cidata", InstanceData::from_nocloud),
             Source::ConfigDrive => on_volume(&volumes, "config-2", InstanceData::from_config_drive),
             Source::File(path) => from_file(path),
+            Source::Guestinfo => guestinfo::local(),
+            Source::AzureIso => azure::local(),
             Source::Url(_) | Source::Cloud(_) | Source::Includes => None,
         };
         if let Some(data) = found {
@@ -173,11 +203,23 @@ pub async fn network() -> Result<ExitCode> {
         Source::Url(url) => keep(&from_url(&url).await?)?,
         Source::Cloud(cloud) => {
             keep(&cloud.fetch().await.with_context(|| format!("ask {}", cloud.name()))?)?;
+            if cloud == Cloud::Azure {
+                tell_azure().await;
+            }
         }
         _ => {}
     }
     included(Path::new(paths::INSTANCE)).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The platform stops a machine that never says that it is ready. When it cannot be told, the cloud is asked, and told,
+/// again at the next boot.
+async fn tell_azure() {
+    if let Err(error) = azure::report_ready().await {
+        eprintln!("azure: report ready: {error:#}");
+        let _ = std::fs::remove_file(Path::new(paths::INSTANCE).join("machine"));
+    }
 }
 
 /// A folder has NoCloud's files in it, anything else is user data itself.
@@ -225,7 +267,7 @@ fn on_volume(
     read: fn(&Path) -> Option<InstanceData>,
 ) -> Option<InstanceData> {
     let named = volumes.iter().filter(|volume| volume.label.eq_ignore_ascii_case(label));
-    named.into_iter().find_map(|volume| match Mounted::new(volume, Path::new("/mnt")) {
+    named.into_iter().find_map(|volume| match Mounted::new(volume, Path::new(volume::RUN)) {
         Ok(mounted) => read(mounted.dir()),
         Err(error) => {
             eprintln!("{error:#}");
@@ -235,6 +277,9 @@ fn on_volume(
 }
 
 fn from_file(path: &str) -> Option<InstanceData> {
+    if path.ends_with('/') {
+        return InstanceData::from_nocloud(Path::new(path));
+    }
     match std::fs::read(path) {
         Ok(bytes) => Some(InstanceData::from_user_data(bytes, "file")),
         Err(error) => {
@@ -262,15 +307,49 @@ mod tests {
     #[test]
     fn sources_have_an_order() {
         let mut settings = Settings::default();
+        let none = Dmi::default();
         let local = [Source::NoCloud, Source::ConfigDrive];
-        assert_eq!(sources(&settings, "quiet").0, local);
-        let (found, _) = sources(&settings, "cloud-config-url=http://h/x");
+        assert_eq!(sources(&settings, "quiet", &none).0, local);
+        let (found, _) = sources(&settings, "cloud-config-url=http://h/x", &none);
         assert_eq!(found[0], Source::Url("http://h/x".into()));
-        let (found, _) = sources(&settings, "cloud-config-url=file:///boot/c.yml");
+        let (found, _) = sources(&settings, "cloud-config-url=file:///boot/c.yml", &none);
         assert_eq!(found[0], Source::File("/boot/c.yml".into()));
+        let (found, _) = sources(&settings, "ds=nocloud;s=/oem/seed/", &none);
+        assert_eq!(found, [Source::File("/oem/seed/".into()), Source::NoCloud]);
+        assert_eq!(sources(&settings, "ds=Hetzner", &none).0, [Source::Cloud(Cloud::Hetzner)]);
+        assert_eq!(sources(&settings, "ds=None", &none).0, []);
         settings.ros.cloud_init.datasources = vec!["url:http://h/".into(), "moon".into()];
-        let (found, unknown) = sources(&settings, "");
+        let (found, unknown) = sources(&settings, "", &none);
         assert_eq!((found.len(), unknown.len()), (1, 1));
+        settings.ros.cloud_init.datasources = vec!["proxmox".into(), "vmware".into()];
+        assert_eq!(sources(&settings, "", &none).0, [Source::NoCloud, Source::Guestinfo]);
+    }
+
+    #[test]
+    fn the_firmware_says_what_else_is_there() {
+        let settings = Settings::default();
+        let of = |dmi: &Dmi| sources(&settings, "", dmi).0[2..].to_vec();
+        let vmware = Dmi { vendor: "VMware, Inc.".into(), ..Dmi::default() };
+        let azure = Dmi { chassis: "7783-7084-3265-9085-8269-3286-77".into(), ..Dmi::default() };
+        assert_eq!(of(&Dmi::default()), []);
+        assert_eq!(of(&vmware), [Source::Guestinfo]);
+        assert_eq!(of(&azure), [Source::AzureIso]);
+        let azure_is_asked = Some(Source::Cloud(Cloud::Azure));
+        let dir = tempfile::tempdir().unwrap();
+        let keep = |datasource: &str| {
+            let data = InstanceData {
+                instance_id: "i".into(),
+                datasource: datasource.into(),
+                ..InstanceData::default()
+            };
+            data.save(dir.path()).unwrap();
+        };
+        keep(clouds::azure::ISO);
+        let asked = choose(&settings, "", &azure, dir.path());
+        assert_eq!(asked, azure_is_asked, "the volume is not the whole of it");
+        keep("vmware");
+        assert_eq!(choose(&settings, "", &vmware, dir.path()), None);
+        assert_eq!(choose(&settings, "ds=none", &azure, dir.path()), None);
     }
 
     #[test]

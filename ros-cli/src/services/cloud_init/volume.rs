@@ -1,12 +1,18 @@
 //! Mounts an instance-data volume, read-only, for as long as it is read.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::services::superblock::Volume;
+use crate::services::superblock::{self, Volume};
+
+/// Where volumes are mounted, one at a time.
+pub const RUN: &str = "/mnt";
+/// Largest file that is read of a disc, in bytes.
+const LARGEST: u64 = 4 << 20;
 
 /// A mounted volume; unmounted when dropped.
 pub struct Mounted {
@@ -42,4 +48,19 @@ impl Drop for Mounted {
         }
         let _ = fs::remove_dir(&self.dir);
     }
+}
+
+/// The file `name` at the top of the first disc (UDF, ISO 9660) that has it.
+#[must_use]
+pub fn file_of_disc(name: &str) -> Option<Vec<u8>> {
+    let volumes = superblock::volumes();
+    let mut discs = volumes.iter().filter(|volume| matches!(volume.fstype, "udf" | "iso9660"));
+    discs.find_map(|disc| {
+        let mounted = Mounted::new(disc, Path::new(RUN));
+        let mounted = mounted.inspect_err(|error| eprintln!("{error:#}")).ok()?;
+        let file = fs::File::open(mounted.dir().join(name)).ok()?;
+        let mut bytes = Vec::new();
+        file.take(LARGEST).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    })
 }

@@ -3,9 +3,8 @@
 pub mod accounts;
 pub mod banner;
 pub mod files;
-#[path = "../disks/filesystem.rs"]
-pub mod filesystems;
 pub mod finish;
+pub mod frequency;
 pub mod getty;
 pub mod listening;
 pub mod look;

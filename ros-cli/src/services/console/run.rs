@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cloud_config::settings::{CaCerts, FsSetup, PhoneHome, PowerState, User};
+use cloud_config::settings::{CaCerts, PhoneHome, PowerState, User};
 use ros_api::{Digest, paths};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -27,9 +27,10 @@ use tokio::time::{Instant, sleep};
 
 use super::accounts::{self, Account};
 use super::files::{self, File};
+use super::frequency::Places;
 use super::supervise::{Program, keep};
 use super::users::{self, Secret};
-use super::{banner, filesystems, finish, getty, listening, look, reload, sessions, sshd, trust};
+use super::{banner, finish, getty, listening, look, reload, sessions, sshd, trust};
 use crate::services::clock::uptime_ms;
 use crate::services::mounts::{self, Mount};
 use crate::services::{hand_over, host_name, progress};
@@ -74,8 +75,6 @@ pub struct Wants {
     pub certificates: CaCerts,
     /// Environment of logins.
     pub environment: Vec<(String, String)>,
-    /// File systems to make.
-    pub filesystems: Vec<FsSetup>,
     /// Said when the boot is done.
     pub final_message: Option<String>,
     /// Who is told that the instance came up.
@@ -168,7 +167,6 @@ fn set_up(wants: &Wants) {
     let all_to = |what: &str, wrong: Vec<String>| {
         wrong.into_iter().for_each(|wrong| try_to(what, Err(anyhow::anyhow!(wrong))));
     };
-    all_to("file systems", filesystems::apply(&wants.filesystems));
     all_to("mounts", mounts::apply(&wants.mounts));
     try_to("commands", commands_in_path(root));
     try_to("user", set_up_user(root, wants));
@@ -288,6 +286,7 @@ async fn become_ready(wants: Wants) {
         }
     }
     try_to("ready", fs::write(READY, "ready\n").with_context(|| format!("write {READY}")));
+    run_scripts().await;
     run_once(&wants).await;
     if let Some(message) = &wants.final_message {
         progress::say(&filled(message, &wants.version));
@@ -310,26 +309,45 @@ fn filled(message: &str, version: &str) -> String {
     })
 }
 
-/// Runs `runcmd`, then tells and switches off as configured, once for each instance, when the network is there or
-/// does not come.
-async fn run_once(wants: &Wants) {
-    let stamp = Path::new(paths::INSTANCE).join("sem/runcmd");
-    let nothing =
-        wants.commands.is_empty() && wants.phone_home.is_none() && wants.power_state.is_none();
-    if nothing || files::stamped(&stamp, &wants.instance) {
-        return;
+/// Runs scripts that are not for the instance.
+async fn run_scripts() {
+    let places = Places::of_machine();
+    if places.is_due() {
+        wait_for_network().await;
+        outcome_of("scripts", move || places.run(Path::new(LOG))).await;
     }
+}
+
+/// Until the network is there, or does not come.
+async fn wait_for_network() {
     let limit = Instant::now() + NETWORK_LIMIT;
     while !Path::new(NETWORK_READY).exists() && Instant::now() < limit {
         sleep(Duration::from_millis(100)).await;
     }
-    let commands = wants.commands.clone();
-    let ran = tokio::task::spawn_blocking(move || files::run(&commands, Path::new(LOG))).await;
+}
+
+/// Says how many of `what` failed.
+async fn outcome_of(what: &str, run: impl FnOnce() -> Result<usize> + Send + 'static) {
+    let ran = tokio::task::spawn_blocking(run).await;
     match ran.context("run the commands").and_then(|ran| ran) {
         Ok(0) => {}
-        Ok(failed) => progress::complain(&format!("console: {failed} of runcmd failed: see {LOG}")),
-        Err(error) => try_to("runcmd", Err(error)),
+        Ok(failed) => progress::complain(&format!("console: {failed} of {what} failed: see {LOG}")),
+        Err(error) => try_to(what, Err(error)),
     }
+}
+
+/// Runs `runcmd`, then tells and switches off as configured, once for each instance, when the network is there or
+/// does not come.
+async fn run_once(wants: &Wants) {
+    let stamp = Path::new(paths::INSTANCE).join("sem/runcmd");
+    let mut commands = wants.commands.clone();
+    commands.extend(Places::of_machine().of_instance());
+    let nothing = commands.is_empty() && wants.phone_home.is_none() && wants.power_state.is_none();
+    if nothing || files::stamped(&stamp, &wants.instance) {
+        return;
+    }
+    wait_for_network().await;
+    outcome_of("runcmd", move || files::run(&commands, Path::new(LOG))).await;
     if let Some(wanted) = &wants.phone_home {
         let name = wants.hostname.as_deref().unwrap_or_default();
         try_to("phone_home", finish::phone_home(wanted, &wants.instance, name).await);

@@ -65,7 +65,6 @@ impl Wants {
             timezone: settings.timezone.clone(),
             certificates: settings.ca_certs.clone(),
             environment,
-            filesystems: settings.fs_setup.clone(),
             final_message: settings.final_message.clone(),
             phone_home: settings.phone_home.clone(),
             power_state: settings.power_state.clone(),
@@ -78,12 +77,7 @@ impl Wants {
                 Vec::new()
             },
             files: files.into_iter().filter_map(Result::ok).collect(),
-            commands: settings
-                .runcmd
-                .iter()
-                .map(Command::words)
-                .chain(cloud_config::instance::scripts(Path::new(paths::INSTANCE)))
-                .collect(),
+            commands: settings.runcmd.iter().map(Command::words).collect(),
             // The host has them too; what it mounted under a folder that both share is there already.
             mounts: all_mounts(settings),
             instance: instance(),

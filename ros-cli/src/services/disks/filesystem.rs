@@ -1,76 +1,74 @@
-//! `fs_setup`: file systems to make. A device with anything on it is left as it is.
+//! `fs_setup`: a file system on a device or on a partition of it.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
-use cloud_config::settings::FsSetup;
+use anyhow::{Result, bail, ensure};
+use cloud_config::settings::{FsSetup, partition_of};
 use serde_json::Value;
 
-/// How much of a device must be empty: no table and no file system begins later.
-const HEAD: u64 = 1 << 20;
+use super::blank::Device;
+use super::{Once, may_write, run};
+use crate::services::superblock;
 
-/// Makes what is not there yet; what went wrong is answered.
-#[must_use]
-pub fn apply(all: &[FsSetup]) -> Vec<String> {
-    let failed = all.iter().filter_map(|wanted| {
-        make(wanted).err().map(|error| format!("fs_setup: {}: {error:#}", wanted.device))
-    });
-    failed.collect()
-}
+/// The host's own, from the initrd.
+const MKE2FS: &str = "/usr/sbin/mke2fs";
 
-fn make(wanted: &FsSetup) -> Result<()> {
-    ensure!(!wanted.overwrite, "overwrite: ros never writes over data");
-    let device = device(wanted)?;
-    if !is_empty(Path::new(&device))? {
+/// Makes the file system when its place has nothing on it, or may be overwritten.
+///
+/// # Errors
+/// When there is no such device, it is in use, or cannot be written to.
+pub fn apply(path: &str, wanted: &FsSetup, once: &Once) -> Result<()> {
+    let Some(path) = place(path, wanted)? else { return Ok(()) };
+    let device = Device::at(&path)?;
+    if !may_write(&device, wanted.overwrite, &format!("{path} {}", wanted.filesystem), once)? {
         return Ok(());
     }
-    let command = command(wanted, &device)?;
-    let ended = Command::new(&command[0])
-        .args(&command[1..])
-        .output()
-        .with_context(|| format!("run {}", command[0]))?;
-    ensure!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr).trim());
-    Ok(())
+    let node = device.node.display().to_string();
+    let words = command(wanted, &node)?;
+    run(&words.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// The device or its partition: `/dev/sda` + 1, `/dev/nvme0n1` + p1.
-fn device(wanted: &FsSetup) -> Result<String> {
-    let device = &wanted.device;
-    ensure!(device.starts_with("/dev/") && !device.contains(".."), "not a device");
+/// The device or its partition; none when `auto` finds what is wanted already.
+fn place(path: &str, wanted: &FsSetup) -> Result<Option<String>> {
     let number = match &wanted.partition {
         Some(Value::Number(number)) => number.to_string(),
-        Some(Value::String(text)) if !matches!(text.as_str(), "none" | "auto" | "any" | "") => {
-            text.clone()
+        Some(Value::String(text)) if matches!(text.as_str(), "auto" | "any") => {
+            return Ok((!is_there(path, wanted)?).then(|| path.to_owned()));
         }
-        _ => return Ok(device.clone()),
+        Some(Value::String(text)) if text != "none" => text.clone(),
+        _ => String::new(),
     };
     ensure!(number.bytes().all(|b| b.is_ascii_digit()), "partition {number:?}: expected a number");
-    let between = if device.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
-    Ok(format!("{device}{between}{number}"))
+    Ok(Some(partition_of(path, &number)))
 }
 
-fn is_empty(device: &Path) -> Result<bool> {
-    let file = File::open(device).with_context(|| format!("open {}", device.display()))?;
-    let mut head = Vec::new();
-    file.take(HEAD).read_to_end(&mut head).with_context(|| format!("read {}", device.display()))?;
-    Ok(head.iter().all(|byte| *byte == 0))
+/// Whether the device, or a partition of it, has such a file system with that label.
+fn is_there(path: &str, wanted: &FsSetup) -> Result<bool> {
+    let device = Device::at(path)?;
+    let label = wanted.label.clone().unwrap_or_default();
+    let mut nodes = device.partitions()?;
+    nodes.push(device.node);
+    Ok(superblock::volumes().iter().any(|volume| {
+        let kind = volume.fstype == wanted.filesystem
+            || (volume.fstype == "ext4" && wanted.filesystem.starts_with("ext"));
+        nodes.contains(&volume.device) && kind && volume.label == label
+    }))
 }
 
-fn command(wanted: &FsSetup, device: &str) -> Result<Vec<String>> {
+fn command(wanted: &FsSetup, node: &str) -> Result<Vec<String>> {
+    let tool = if Path::new(MKE2FS).exists() { MKE2FS } else { "mke2fs" };
     let (mut words, label): (Vec<&str>, &str) = match wanted.filesystem.as_str() {
-        kind @ ("ext2" | "ext3" | "ext4") => (vec!["mke2fs", "-q", "-t", kind], "-L"),
+        // It asks when there is something: that was decided already.
+        kind @ ("ext2" | "ext3" | "ext4") => (vec![tool, "-q", "-F", "-t", kind], "-L"),
         "swap" => (vec!["mkswap"], "-L"),
-        "vfat" => (vec!["mkfs.vfat"], "-n"),
-        other => bail!("filesystem {other:?}"),
+        "vfat" => (vec!["mkdosfs"], "-n"),
+        other => bail!("filesystem {other:?}: expected ext2, ext3, ext4, swap or vfat"),
     };
     if let Some(text) = &wanted.label {
         words.extend([label, text]);
     }
     words.extend(wanted.extra_opts.iter().map(String::as_str));
-    words.push(device);
+    words.push(node);
     Ok(words.into_iter().map(str::to_owned).collect())
 }
 
@@ -78,9 +76,8 @@ fn command(wanted: &FsSetup, device: &str) -> Result<Vec<String>> {
 mod tests {
     use super::*;
 
-    fn wanted(device: &str, partition: Value, filesystem: &str) -> FsSetup {
+    fn wanted(partition: Value, filesystem: &str) -> FsSetup {
         FsSetup {
-            device: device.into(),
             partition: Some(partition),
             filesystem: filesystem.into(),
             label: Some("data".into()),
@@ -89,25 +86,18 @@ mod tests {
     }
 
     #[test]
-    fn devices_and_commands() {
+    fn places_and_commands() {
         let table = [
-            (wanted("/dev/sda", Value::from(1), "ext4"), "mke2fs -q -t ext4 -L data /dev/sda1"),
-            (wanted("/dev/nvme0n1", Value::from("2"), "swap"), "mkswap -L data /dev/nvme0n1p2"),
-            (wanted("/dev/vdb", Value::from("none"), "vfat"), "mkfs.vfat -n data /dev/vdb"),
+            ("/dev/sda", wanted(1.into(), "ext4"), "mke2fs -q -F -t ext4 -L data /dev/sda1"),
+            ("/dev/nvme0n1", wanted("2".into(), "swap"), "mkswap -L data /dev/nvme0n1p2"),
+            ("/dev/vdb", wanted("none".into(), "vfat"), "mkdosfs -n data /dev/vdb"),
         ];
-        for (wanted, expected) in table {
-            assert_eq!(command(&wanted, &device(&wanted).unwrap()).unwrap().join(" "), expected);
+        for (device, wanted, expected) in table {
+            let place = place(device, &wanted).unwrap().unwrap();
+            let words = command(&wanted, &place).unwrap().join(" ");
+            assert_eq!(words.trim_start_matches("/usr/sbin/"), expected);
         }
-        assert!(device(&wanted("/etc/passwd", Value::Null, "ext4")).is_err());
-    }
-
-    #[test]
-    fn data_is_left() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("disk");
-        std::fs::write(&path, vec![0u8; 4096]).unwrap();
-        assert!(is_empty(&path).unwrap());
-        std::fs::write(&path, [vec![0u8; 4096], vec![1]].concat()).unwrap();
-        assert!(!is_empty(&path).unwrap());
+        assert!(place("/dev/sda", &wanted("x".into(), "ext4")).is_err());
+        assert!(command(&wanted(1.into(), "zfs"), "/dev/sda1").is_err());
     }
 }

@@ -6,10 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::ready;
 use super::resolv::{self, Dns};
+
+/// Who gave this machine an address: where CloudStack's metadata is.
+pub const DHCP_SERVER: &str = "/run/ros/dhcp-server";
 
 /// Where things are that the hook writes.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +94,11 @@ pub fn run(environment: &BTreeMap<String, String>, places: Places<'_>) -> Result
         Change::Other => {}
     }
     if gives_address(reason, environment) {
+        // Before the marker: who waits for that may read it.
+        if let Some(server) = environment.get("new_dhcp_server_identifier") {
+            let file = places.ready.with_file_name("dhcp-server");
+            std::fs::write(&file, server).with_context(|| format!("write {}", file.display()))?;
+        }
         ready::mark(places.ready, &format!("{interface}: {reason}"))?;
     }
     Ok(())
@@ -123,8 +131,10 @@ mod tests {
             ("reason", "BOUND"),
             ("interface", "ens3"),
             ("new_domain_name_servers", "10.0.2.3"),
+            ("new_dhcp_server_identifier", "10.0.2.2"),
         ]);
         assert!(ready.exists());
+        assert_eq!(std::fs::read_to_string(dir.path().join("dhcp-server")).unwrap(), "10.0.2.2");
         assert_eq!(resolv(), "nameserver 10.0.2.3\nnameserver fd00::3\n");
         told(&[("reason", "EXPIRE"), ("interface", "ens3")]);
         assert_eq!(resolv(), "nameserver fd00::3\n");

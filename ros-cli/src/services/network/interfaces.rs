@@ -40,7 +40,9 @@ fn interface(path: &Path) -> Option<Interface> {
         |name: &str| fs::read_to_string(path.join(name)).map(|text| text.trim().to_owned()).ok();
     let hardware = path.join("device").exists() && read("type")? == ETHERNET;
     let name = path.file_name()?.to_str()?.to_owned();
-    hardware.then_some(Interface { name, mac: read("address")?.to_lowercase() })
+    // A part of a bond has the bond's address; its own is kept beside it.
+    let mac = read("bonding_slave/perm_hwaddr").or_else(|| read("address"))?;
+    hardware.then_some(Interface { name, mac: mac.to_lowercase() })
 }
 
 /// Whether the interface has a link. One that is not up yet has none.

@@ -17,6 +17,8 @@ const LONGEST: usize = 15;
 /// What is done to links before they get addresses, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Take a link away that was made for another configuration.
+    Gone { name: String },
     /// Make a bond.
     Bond { name: String, options: Vec<(String, String)> },
     /// Make a bridge.
@@ -29,6 +31,28 @@ pub enum Step {
     Mac { name: String, mac: [u8; 6] },
     /// Bring it up.
     Up { name: String },
+}
+
+impl Step {
+    /// The link that it makes.
+    #[must_use]
+    pub fn makes(&self) -> Option<&str> {
+        match self {
+            Self::Bond { name, .. } | Self::Bridge { name, .. } | Self::Vlan { name, .. } => {
+                Some(name)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// `steps`, and before them what takes the links away that were made `earlier` and are not any more.
+#[must_use]
+pub fn instead_of(earlier: &[&str], steps: &[Step]) -> Vec<Step> {
+    let stays = |name: &&&str| steps.iter().any(|step| step.makes() == Some(**name));
+    let gone = earlier.iter().filter(|name| !stays(name));
+    let gone = gone.map(|name| Step::Gone { name: (*name).to_owned() });
+    gone.chain(steps.iter().cloned()).collect()
 }
 
 /// What is to be made.
@@ -270,6 +294,15 @@ mod tests {
     }
 
     #[test]
+    fn what_was_made_for_another_configuration_goes_first() {
+        let vlan = Step::Vlan { name: "v7".into(), parent: "eth0".into(), id: 7 };
+        let up = Step::Up { name: "bond0".into() };
+        let steps = instead_of(&["bond0", "v7"], &[vlan.clone(), up.clone()]);
+        assert_eq!(steps, [Step::Gone { name: "bond0".into() }, vlan, up]);
+        assert_eq!(instead_of(&[], &[]), []);
+    }
+
+    #[test]
     fn a_vlan_on_a_bond_in_a_bridge() {
         let network = network(json!({
             "eth*": {"bond": "bond0"},
@@ -283,6 +316,7 @@ mod tests {
             .steps
             .iter()
             .map(|step| match step {
+                Step::Gone { name } => format!("gone {name}"),
                 Step::Bond { name, options } => format!("bond {name} {options:?}"),
                 Step::Bridge { name, options } => format!("bridge {name} {}", options.stp),
                 Step::Vlan { name, parent, id } => format!("vlan {name} {parent} {id}"),

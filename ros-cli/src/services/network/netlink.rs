@@ -34,6 +34,7 @@ pub async fn carry_out(steps: &[Step]) -> Vec<String> {
 
 fn subject(step: &Step) -> String {
     match step {
+        Step::Gone { name } => format!("take {name} away"),
         Step::Bond { name, .. } => format!("bond {name}"),
         Step::Bridge { name, .. } => format!("bridge {name}"),
         Step::Vlan { name, parent, id } => format!("VLAN {name} ({id} on {parent})"),
@@ -45,6 +46,7 @@ fn subject(step: &Step) -> String {
 
 async fn carry_out_one(handle: &Handle, step: &Step, wrong: &mut Vec<String>) -> Result<()> {
     match step {
+        Step::Gone { name } => gone(handle, name).await,
         Step::Bond { name, options } => {
             gone(handle, name).await?;
             let (message, unknown) = bond(name, options);

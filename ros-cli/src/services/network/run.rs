@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use super::dhcpcd::{self, Link};
-use super::links::Step;
+use super::links::{self, Step};
 use super::resolv::{self, Dns};
 use super::{interfaces, netlink, ready};
 use crate::services::console::supervise;
@@ -67,7 +67,8 @@ pub async fn run(wants: &Wants, places: &Places) -> Result<ExitCode> {
     let config = write_config(wants, places)?;
     ip(&["link", "set", "dev", "lo", "up"]).await;
     hooks(&wants.before).await;
-    netlink::carry_out(&wants.steps).await.iter().for_each(|wrong| say_wrong(wrong));
+    let steps = steps(wants, &places.dir.join("made"))?;
+    netlink::carry_out(&steps).await.iter().for_each(|wrong| say_wrong(wrong));
     for line in wants.links.iter().flat_map(dhcpcd::commands) {
         ip(&line.iter().map(String::as_str).collect::<Vec<_>>()).await;
     }
@@ -137,6 +138,15 @@ pub async fn set_routes(wants: &Wants, name: &str) {
     for line in wants.links.iter().filter(|link| link.name == name).flat_map(dhcpcd::routes) {
         ip(&line.iter().map(String::as_str).collect::<Vec<_>>()).await;
     }
+}
+
+/// What is done to links, those of an earlier configuration of this boot included: their names are in `file`.
+fn steps(wants: &Wants, file: &Path) -> Result<Vec<Step>> {
+    let earlier = fs::read_to_string(file).unwrap_or_default();
+    let earlier: Vec<&str> = earlier.lines().collect();
+    let made: Vec<&str> = wants.steps.iter().filter_map(Step::makes).collect();
+    fs::write(file, made.join("\n")).with_context(|| format!("write {}", file.display()))?;
+    Ok(links::instead_of(&earlier, &wants.steps))
 }
 
 /// Writes `dhcpcd.conf` and the hook it names.

@@ -9,6 +9,7 @@ mod grow;
 mod kernel;
 mod root;
 mod runtime;
+mod secrets;
 mod staged;
 mod state;
 
@@ -101,6 +102,7 @@ pub fn run(step: Step, machine: &mut Machine) -> io::Result<String> {
         Step::Generation => generation::choose(machine),
         Step::Attempt => generation::attempt(machine),
         Step::RuntimeFolder => runtime::folder(machine),
+        Step::Secrets => secrets::hide(),
         Step::Config => config::read(machine),
         Step::Hostname => config::hostname(machine),
         Step::Sysctl => config::sysctl(machine),

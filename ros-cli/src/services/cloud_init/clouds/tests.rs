@@ -5,9 +5,14 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use serde_json::{Value, json};
+
 use super::*;
 
 const USER_DATA: &str = "#cloud-config\nhostname: given\n";
+
+/// Instead of a header: the other side must have a port that only root can take.
+const LOW_PORT: &str = "low-port";
 
 /// What is served: method and path, a header that must be there, and the answer.
 type Page = (&'static str, &'static str, String);
@@ -20,8 +25,9 @@ async fn serve(pages: Vec<Page>) -> (String, Arc<Mutex<Vec<String>>>) {
     let noted = seen.clone();
     tokio::spawn(async move {
         loop {
-            let (mut peer, _) = listener.accept().await.unwrap();
-            let request = read(&mut peer).await;
+            let (mut peer, from) = listener.accept().await.unwrap();
+            let low = if from.port() < 1024 { LOW_PORT } else { "" };
+            let request = read(&mut peer).await + low;
             noted.lock().unwrap().push(request.clone());
             let asked =
                 request.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1").to_owned();
@@ -100,6 +106,85 @@ async fn ec2_wants_a_token_first() {
     assert!(seen.lock().unwrap()[0].starts_with("PUT /latest/api/token"));
 }
 
+/// Shapes of Alibaba's documentation: folders of keys by name, the zone in a place of its own, tokens in hardened mode.
+#[tokio::test]
+async fn aliyun_has_named_keys_and_tokens_of_its_own() {
+    let token = "X-aliyun-ecs-metadata-token: ALI";
+    let with = |path: &'static str, body: &str| -> Page { (path, token, body.to_owned()) };
+    let (base, _) = serve(vec![
+        ("PUT /latest/api/token", "X-aliyun-ecs-metadata-token-ttl-seconds: 300", "ALI".into()),
+        with("GET /latest/meta-data/instance-id", "i-bp13znx0m0me8cquu****"),
+        with("GET /latest/meta-data/hostname", "iZbp13znx0m0me8cquu****Z"),
+        with("GET /latest/meta-data/public-keys/", "0/"),
+        with("GET /latest/meta-data/public-keys/0/openssh-key", "ssh-rsa ALI key"),
+        with("GET /latest/meta-data/zone-id", "cn-hangzhou-i"),
+        with("GET /latest/meta-data/region-id", "cn-hangzhou"),
+        with("GET /latest/user-data", USER_DATA),
+    ])
+    .await;
+    let data = Cloud::Aliyun.fetch_from(&base).await.unwrap();
+    assert_eq!(data.datasource, "aliyun");
+    assert_eq!(meta(&data)["public-keys"], json!(["ssh-rsa ALI key"]));
+    assert_eq!(meta(&data)["availability-zone"], "cn-hangzhou-i");
+    assert_eq!(meta(&data)["region"], "cn-hangzhou");
+    assert_eq!(meta(&data)["local-hostname"], "iZbp13znx0m0me8cquu****Z");
+    assert_eq!(data.user_data, USER_DATA.as_bytes());
+}
+
+/// A virtual router's service (CloudStack, Exoscale): keys as they are, other names.
+#[tokio::test]
+async fn cloudstack_and_exoscale() {
+    let (base, _) = serve(vec![
+        page("GET /latest/meta-data/instance-id", "4ddf9d05-ddf6-4b4a-8e2f-1ae2f3ba8ffb\n"),
+        page("GET /latest/meta-data/local-hostname", "vm-1\n"),
+        page("GET /latest/meta-data/availability-zone", "ch-gva-2\n"),
+        page("GET /latest/meta-data/public-keys/", "ssh-rsa AAAA one\nssh-rsa BBBB two\n"),
+        page("GET /latest/user-data", USER_DATA),
+    ])
+    .await;
+    for (cloud, name) in [(Cloud::ApacheCloudStack, "cloudstack"), (Cloud::Exoscale, "exoscale")] {
+        let data = cloud.fetch_from(&base).await.unwrap();
+        assert_eq!(data.datasource, name);
+        assert_eq!(data.instance_id, "4ddf9d05-ddf6-4b4a-8e2f-1ae2f3ba8ffb");
+        assert_eq!(meta(&data)["public-keys"], json!(["ssh-rsa AAAA one", "ssh-rsa BBBB two"]));
+        assert_eq!(meta(&data)["availability-zone"], "ch-gva-2");
+        assert_eq!(data.user_data, USER_DATA.as_bytes());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let lease = dir.path().join("dhcp-server");
+    assert!(virtual_router(&lease).is_err(), "nobody gave an address");
+    std::fs::write(&lease, "10.1.1.1\n").unwrap();
+    assert_eq!(virtual_router(&lease).unwrap(), "http://10.1.1.1");
+}
+
+/// User data is answered to a port below 1024 only.
+#[tokio::test]
+async fn scaleway_answers_user_data_to_root_only() {
+    let conf = json!({
+        "id": "11111111-1111-4111-8111-111111111111", "hostname": "scw-wonderful-name", "tags": ["web", "AUTHORIZED_KEY=ssh-rsa_TAG_me"],
+        "ssh_public_keys": [{"key": "ssh-ed25519 AAAA me", "fingerprint": "256 MD5:aa me (ssh-ed25519)"}],
+        "location": {"zone_id": "fr-par-1", "platform_id": "31"}, "private_ip": null,
+        "public_ips": [{"address": "51.15.0.2", "dynamic": false, "family": "inet", "netmask": "32", "gateway": "62.210.0.1"}],
+    });
+    let (base, seen) = serve(vec![
+        page("GET /conf?format=json", conf.to_string()),
+        ("GET /user_data/cloud-init", LOW_PORT, USER_DATA.into()),
+    ])
+    .await;
+    let fetched = Cloud::Scaleway.fetch_from(&base).await;
+    if !rustix::process::geteuid().is_root() {
+        assert!(format!("{:#}", fetched.unwrap_err()).contains("connect from port"));
+        return;
+    }
+    let data = fetched.unwrap();
+    assert_eq!(data.instance_id, "11111111-1111-4111-8111-111111111111");
+    assert_eq!(meta(&data)["public-keys"], json!(["ssh-ed25519 AAAA me", "ssh-rsa TAG me"]));
+    assert_eq!(meta(&data)["region"], "fr-par");
+    assert_eq!(data.user_data, USER_DATA.as_bytes());
+    assert_eq!(data.vendor_data, b"", "there is none: a 404");
+    assert!(seen.lock().unwrap().iter().any(|request| request.contains("/vendor_data/cloud-init")));
+}
+
 #[tokio::test]
 async fn a_service_without_tokens_is_asked_without() {
     let (base, _) = serve(vec![
@@ -162,7 +247,7 @@ async fn azure_has_user_data_in_base64_and_is_told_ready() {
         (&json!("examplevm"), &json!(["ssh-rsa 0"]))
     );
     assert_eq!(data.user_data, USER_DATA.as_bytes());
-    report_ready(&base).await.unwrap();
+    azure::tests::ready(&base).await.unwrap();
     let last = seen.lock().unwrap().last().cloned().unwrap();
     assert!(last.contains("<InstanceId>r-1</InstanceId><Health><State>Ready</State>"), "{last}");
 }
