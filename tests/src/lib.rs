@@ -6,6 +6,7 @@
 //! - [`machine`]: one virtual machine, from power on to power off
 //! - [`guest`]: commands inside it, over ssh
 //! - [`registry`]: Debian's docker-registry on the loopback
+//! - [`metadata`]: a cloud's metadata service
 //! - [`meddler`]: a proxy in front of it that flips a byte or cuts the line
 //! - [`powercut`]: disks as power cuts leave them
 
@@ -14,5 +15,6 @@ pub mod bench;
 pub mod guest;
 pub mod machine;
 pub mod meddler;
+pub mod metadata;
 pub mod powercut;
 pub mod registry;

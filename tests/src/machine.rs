@@ -56,8 +56,28 @@ pub struct Spec {
     pub direct: Option<Direct>,
     /// Port on the host's loopback that reaches the machine's ssh; none = no network card.
     pub ssh_port: Option<u16>,
+    /// Further network cards, in order.
+    pub cards: Vec<Card>,
+    /// What the firmware says, in the words of `-smbios`.
+    pub smbios: Vec<String>,
     /// Whether to use KVM (see [`kvm_works`]).
     pub kvm: bool,
+}
+
+/// A network card beside the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Card {
+    /// In the same network as the first: both on one hub.
+    Same,
+    /// In a network of its own, where clouds' address 169.254.169.254 is this port of the host's loopback. Nothing else is
+    /// reached over it.
+    Metadata(u16),
+}
+
+/// The address of the card at `index`, from 0: the first has QEMU's own.
+#[must_use]
+pub fn hardware_address(index: usize) -> String {
+    format!("52:54:00:12:34:{:02x}", 0x56 + index)
 }
 
 impl Spec {
@@ -74,6 +94,8 @@ impl Spec {
             volumes: Vec::new(),
             direct: None,
             ssh_port: None,
+            cards: Vec::new(),
+            smbios: Vec::new(),
             kvm: false,
         }
     }
@@ -120,8 +142,10 @@ impl Spec {
             qemu.args(["-append", &direct.append]);
         }
         if let Some(port) = self.ssh_port {
-            qemu.args(["-device", "virtio-net-pci,netdev=n0,romfile=", "-netdev"]);
-            qemu.arg(format!("user,id=n0,hostfwd=tcp:127.0.0.1:{port}-:22"));
+            self.add_cards(port, &mut qemu);
+        }
+        for words in &self.smbios {
+            qemu.args(["-smbios", words]);
         }
         if self.firmware == Firmware::Uefi {
             self.add_uefi(&mut qemu)?;
@@ -152,6 +176,28 @@ impl Spec {
         }
     }
 
+    fn add_cards(&self, port: u16, qemu: &mut Command) {
+        let user = format!("user,id=n0,hostfwd=tcp:127.0.0.1:{port}-:22");
+        qemu.args(["-netdev", &user]);
+        if !self.cards.contains(&Card::Same) {
+            qemu.args(["-device", &card("n0", 0)]);
+        } else {
+            qemu.args(["-netdev", "hubport,id=hub,hubid=0,netdev=n0", "-netdev"]);
+            qemu.args(["hubport,id=h0,hubid=0", "-device", &card("h0", 0)]);
+        }
+        for (index, kind) in (1..).zip(&self.cards) {
+            let name = format!("c{index}");
+            let net = match kind {
+                Card::Same => format!("hubport,id={name},hubid=0"),
+                Card::Metadata(port) => format!(
+                    "user,id={name},net=169.254.0.0/16,restrict=on,\
+                     guestfwd=tcp:169.254.169.254:80-cmd:/bin/busybox nc 127.0.0.1 {port}"
+                ),
+            };
+            qemu.args(["-netdev", &net, "-device", &card(&name, index)]);
+        }
+    }
+
     fn add_uefi(&self, qemu: &mut Command) -> Result<()> {
         let pairs = [
             ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
@@ -169,6 +215,10 @@ impl Spec {
         qemu.arg("-drive").arg(format!("if=pflash,format=raw,file={}", own.display()));
         Ok(())
     }
+}
+
+fn card(net: &str, index: usize) -> String {
+    format!("virtio-net-pci,netdev={net},romfile=,mac={}", hardware_address(index))
 }
 
 fn format_of(disk: &Path) -> &'static str {

@@ -274,12 +274,31 @@ fn boots_in_ram_without_state() -> Result<()> {
     spec.direct = Some(Direct {
         kernel: images.join("vmlinuz"),
         initrd: images.join("initrd-live"),
-        append: "console=ttyS0 panic=5".to_owned(),
+        append: "console=ttyS0 panic=5 -- rancher.password=h1dden".to_owned(),
     });
     let (_machine, _) = site.boot(spec)?;
     site.settled()?;
+    what_follows_the_dashes_is_secret(&site)?;
     ensure!(site.guest.ok("findmnt -no FSTYPE /var || stat -f -c %T /var")?.contains("tmpfs"));
     ensure!(site.version()? == "v1.0");
+    Ok(())
+}
+
+/// It counts, and nobody but root reads it: not here, not in another container, not as PID 1's arguments.
+fn what_follows_the_dashes_is_secret(site: &Site) -> Result<()> {
+    ensure!(site.guest.ok("ros config get ros.password")? == "h1dden");
+    for read in [
+        "cat /proc/cmdline",
+        "cat /proc/1/cmdline",
+        "system-docker exec syslog /bin/busybox cat /proc/cmdline",
+        "sudo -u nobody cat /run/ros/cmdline /run/ros/cmdline.public 2>/dev/null",
+        "sudo -u nobody dmesg 2>/dev/null",
+    ] {
+        let said = site.guest.run(read)?.stdout;
+        ensure!(!said.contains("h1dden"), "{read}: {said}");
+    }
+    let public = site.guest.ok("cat /proc/cmdline")?;
+    ensure!(public.contains("panic=5") && !public.contains("--"), "{public}");
     Ok(())
 }
 

@@ -36,6 +36,7 @@ fn a_bridge_users_changes_in_place_and_the_way_back() -> Result<()> {
     let complaints = site.guest.ok("ros config validate; true")?;
     ensure!(complaints.contains("packages: accepted, but does nothing"), "{complaints}");
 
+    every_verb_says_what_it_does(&site)?;
     site.guest.ok("ros config set ros.sysctl.kernel.domainname in.place")?;
     site.guest.ok("ros config set ros.environment.MARK here")?;
     let applied = site.guest.ok("ros config apply")?;
@@ -58,6 +59,49 @@ fn a_bridge_users_changes_in_place_and_the_way_back() -> Result<()> {
         "the last good file counts"
     );
     ensure!(site.guest.run("ros config validate")?.status == 1);
-    site.guest.ok("ros config restore && ros config validate")?;
+    ensure!(site.guest.ok("cat /proc/cmdline")?.contains("case.word=1"));
+    let kept = site.guest.ok("ros config restore --list")?;
+    ensure!(kept.contains("ros config restore --generation 1"), "{kept}");
+    site.guest.ok("ros config restore --generation 1 && ros config validate")?;
+    ensure!(site.guest.ok("ros config get ros.sysctl.kernel.domainname")? == "in.place");
+    Ok(())
+}
+
+/// What only looks, what changes the machine's own file, and that no secret is shown.
+fn every_verb_says_what_it_does(site: &Site) -> Result<()> {
+    let guest = &site.guest;
+    let wrong = guest.run("printf 'hostnam: a\\nhostname: [b]\\n' | ros config validate -")?;
+    ensure!(wrong.status == 1 && wrong.stdout.contains("2:11"), "{wrong:?}");
+    ensure!(wrong.stdout.contains('^') && wrong.stdout.contains("did you mean"), "{wrong:?}");
+    let json = "printf 'hostname: [b]\\n' | ros config validate --format json -; test $? = 1";
+    let found: serde_json::Value = serde_json::from_str(&guest.ok(json)?)?;
+    ensure!(found[0]["path"] == "hostname" && found[0]["column"] == 11, "{found}");
+
+    guest.ok("ros config set ros.registries.h.password s3cret")?;
+    ensure!(!guest.ok("ros config export; ros config export --full")?.contains("s3cret"));
+    ensure!(guest.ok("ros config export --private")?.contains("s3cret"));
+    let origin = guest.ok("ros config get --show-origin ros.registries.h")?;
+    ensure!(origin.contains("# user /var/lib/ros/conf/cloud-config.yml:"), "{origin}");
+    ensure!(guest.run("ros config get --default ros.registries.h")?.status == 1);
+    let diff = guest.run("ros config diff")?;
+    ensure!(diff.status == 1 && !diff.stdout.contains("s3cret"), "{diff:?}");
+
+    let merged = guest.ok("printf 'timezone: UTC\\n' | ros config merge --dry-run")?;
+    ensure!(merged.contains("+timezone: UTC"), "{merged}");
+    ensure!(guest.run("ros config get timezone")?.status == 1, "only shown");
+    guest.ok("printf 'timezone: UTC\\n' | ros config merge && ros config get timezone")?;
+    guest.ok("EDITOR='sed -i s/s3cret/0ther/' ros config edit")?;
+    ensure!(guest.ok("ros config export --private")?.contains("0ther"));
+    let torn = guest.run("EDITOR=\"sed -i 's/^timezone:.*/timezone: [/'\" ros config edit")?;
+    ensure!(torn.status != 0 && guest.ok("ros config get timezone")? == "UTC", "{torn:?}");
+    guest.ok("ros config unset timezone; ros config unset ros.registries")?;
+    ensure!(guest.run("ros config get timezone")?.status == 1);
+
+    let schema: serde_json::Value = serde_json::from_str(&guest.ok("ros config schema")?)?;
+    ensure!(schema["properties"]["hostname"].is_object(), "no hostname in the schema");
+    let image = "printf 'ros: {services: {a: {image: h/x:1}}}\\n' > /tmp/c && ros config images --input /tmp/c";
+    ensure!(guest.ok(image)? == "h/x:1");
+    ensure!(guest.ok("printf '{{ env.A }}' | A=filled ros config generate")? == "filled");
+    ensure!(guest.ok("ros config kernel-args case.word=1")?.contains("case.word=1"));
     Ok(())
 }

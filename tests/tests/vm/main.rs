@@ -2,6 +2,7 @@
 //! `make images-for-test`. All waits are bounded; the whole serial output of each machine is in `target/test/<case>/`.
 
 mod boot;
+mod clouds;
 mod config;
 mod docker;
 mod live;
