@@ -50,7 +50,6 @@ impl Metadata {
     }
 
     /// What was asked since the last time, in order: `GET /path`.
-    #[must_use]
     pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut lock(&self.state).asked)
     }

@@ -132,7 +132,10 @@ fn choose(settings: &Settings, kernel: &str, dmi: &Dmi, dir: &Path) -> Option<So
     let found = asked.next().or_else(|| {
         let automatic = settings.ros.cloud_init.datasources.is_empty()
             && cmdline::parse(kernel).datasource.is_none();
-        let local = known && matches!(kept.as_str(), "nocloud" | "configdrive" | "file" | "vmware");
+        // What was local counts where it was found: a disk that was moved into a cloud asks that.
+        let here = same_machine || dmi.uuid.is_empty();
+        let local =
+            known && here && matches!(kept.as_str(), "nocloud" | "configdrive" | "file" | "vmware");
         dmi.cloud().filter(|_| automatic && !local).map(Source::Cloud)
     });
     match found {
@@ -375,6 +378,9 @@ mod tests {
             "a copied disk asks again"
         );
         InstanceData { datasource: "nocloud".into(), ..data }.save(dir.path()).unwrap();
+        let moved = asked(&settings, &copied);
+        assert_eq!(moved, Some(Source::Cloud(Cloud::Hetzner)), "the volume was another machine's");
+        std::fs::write(dir.path().join("machine"), "u-2").unwrap();
         assert_eq!(asked(&settings, &copied), None, "a volume was there");
         let mut named = Settings::default();
         named.ros.cloud_init.datasources = vec!["none".into()];

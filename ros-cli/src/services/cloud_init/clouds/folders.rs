@@ -24,12 +24,9 @@ fn token_headers(cloud: Cloud) -> Option<(&'static str, &'static str)> {
 
 /// A token; a service that is older has none, and is asked without.
 async fn token(base: &str, lifetime: &str) -> Option<String> {
-    let request = Request {
-        method: Method::PUT,
-        pauses: 2,
-        ..Request::get(&format!("{base}/latest/api/token"))
-    }
-    .header(lifetime, TOKEN_SECONDS);
+    let url = format!("{base}/latest/api/token");
+    let request = Request { method: Method::PUT, ..Request::get(&url) };
+    let request = request.header(lifetime, TOKEN_SECONDS);
     let answer = ask(&request).await.ok().flatten()?;
     let token = String::from_utf8(answer).ok()?.trim().to_owned();
     (!token.is_empty()).then_some(token)
