@@ -80,7 +80,12 @@ pub fn apply(mounts: &[Mount]) -> Vec<String> {
 
 fn one(mount: &Mount) -> Result<()> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-    if !mount.is_swap() {
+    if mount.is_swap() {
+        let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+        if is_swapped_to(&swaps, &mount.source) {
+            return Ok(());
+        }
+    } else {
         if is_mounted(&table, &mount.target) {
             return Ok(());
         }
@@ -97,6 +102,20 @@ fn one(mount: &Mount) -> Result<()> {
         .with_context(|| format!("run {}", command[0]))?;
     ensure!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr).trim());
     Ok(())
+}
+
+/// Whether the kernel swaps to `source` (proc(5), swaps: the first column): the host and the console both apply what is
+/// configured.
+fn is_swapped_to(swaps: &str, source: &str) -> bool {
+    let link = match source.split_once('=') {
+        Some(("LABEL", label)) => format!("/dev/disk/by-label/{label}"),
+        Some(("UUID", uuid)) => format!("/dev/disk/by-uuid/{uuid}"),
+        _ => source.to_owned(),
+    };
+    let node = fs::canonicalize(&link).unwrap_or_else(|_| link.into());
+    swaps
+        .lines()
+        .any(|line| line.split_whitespace().next().is_some_and(|used| node == Path::new(used)))
 }
 
 /// Whether something is mounted at `target` (proc(5), mountinfo: field 5).
@@ -131,6 +150,19 @@ mod tests {
         for (mount, expected) in table {
             assert_eq!(mount.command().join(" "), expected);
         }
+    }
+
+    #[test]
+    fn what_is_swapped_to_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let (node, link) = (dir.path().join("vdb2"), dir.path().join("link"));
+        fs::write(&node, "").unwrap();
+        std::os::unix::fs::symlink(&node, &link).unwrap();
+        let swaps =
+            format!("Filename Type Size Used Priority\n{} partition 1 0 -2\n", node.display());
+        assert!(is_swapped_to(&swaps, &link.display().to_string()));
+        assert!(is_swapped_to(&swaps, &node.display().to_string()));
+        assert!(!is_swapped_to(&swaps, "/dev/vdb3") && !is_swapped_to("", "UUID=x"));
     }
 
     #[test]
