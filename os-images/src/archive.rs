@@ -49,6 +49,8 @@ fn append(tar: &mut tar::Builder<BufWriter<File>>, name: &str, path: &Path) -> R
     let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_mtime(EPOCH);
     header.set_size(file.metadata()?.len());
     tar.append_data(&mut header, name, file).with_context(|| format!("pack {name}"))

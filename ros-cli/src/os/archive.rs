@@ -270,6 +270,10 @@ impl Archive {
 fn header(size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o644);
+    // A field that is empty is none, for a strict reader.
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header.set_size(size);
     header
 }
@@ -367,6 +371,12 @@ pub mod tests {
             assert!(!files.contains_key(&blob(&Digest::of(b"ntp layer"))), "it is here already");
             assert!(files.contains_key(&blob(&service)) && files.contains_key("index.json"));
             assert_eq!(Archive::open(&other).unwrap().release().unwrap().0, os);
+            for entry in tar::Archive::new(&sent[..]).entries().unwrap() {
+                let entry = entry.unwrap();
+                let header = entry.header();
+                let all = [header.uid().unwrap(), header.gid().unwrap(), header.mtime().unwrap()];
+                assert_eq!(all, [0; 3], "a strict reader wants every field");
+            }
         }
     }
 

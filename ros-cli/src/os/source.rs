@@ -159,8 +159,21 @@ async fn load(
     let docker = engine.docker();
     let loaded = docker.import_image_stream(ImportImageOptions::default(), chunks, None);
     let loaded = loaded.try_collect::<Vec<_>>().await;
-    sending.await.context("send the archive")??;
-    loaded.map(drop).context("load the archive")
+    let sent = sending.await.context("send the archive")?;
+    match (loaded, sent) {
+        (Ok(_), sent) => sent,
+        // That the daemon no longer listens is what its refusal looks like from here.
+        (Err(refused), Err(cut)) if is_broken_pipe(&cut) => {
+            Err(refused).context("load the archive")
+        }
+        (Err(_), Err(unreadable)) => Err(unreadable),
+        (Err(refused), Ok(())) => Err(refused).context("load the archive"),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// A request's body, written by a thread that blocks.

@@ -22,7 +22,7 @@ use super::plan::{Class, Plan};
 use super::source::Source;
 use super::trust;
 use super::{
-    allowed, complete, config_check, definitions, installer, preflight, rights, room, switch,
+    allowed, complete, config_check, definitions, installer, menu, preflight, rights, room, switch,
 };
 use crate::commands::power::request_of_init;
 use crate::services::engine::Engine;
@@ -104,7 +104,11 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
     let fetched = source.fetch(&engine, &plan, &services).await?;
     let number = installer::run(&engine, &plan, how).await?;
     let (all, before) = (&machine.generations, &machine.installed);
-    let generation = all.get(generation_with(all, number, &release, before)?)?;
+    let held = generation_with(all, number, &release, before)?;
+    if held != number {
+        menu::update(all)?;
+    }
+    let generation = all.get(held)?;
     complete::check(&machine, &generation, &engine).await?;
     if let Some(signed) = &plan.signed {
         trust::remember(&machine, plan.digest, signed)?;
