@@ -1,7 +1,7 @@
 //! `archive`: reads and writes files of a container's root, for `docker cp` and `export`. Runs as a process of its own that
 //! changes its root before it looks at any path: whatever links the container has, they lead nowhere else.
 //!
-//! The root is an inherited file descriptor. `get` and `export` write a tar to stdout, `put` reads one from stdin, `stat` prints JSON.
+//! The root is an inherited file descriptor, or layers and mounts that are put together here, where nobody else sees them. `get` and `export` write a tar to stdout, `put` reads one from stdin, `stat` prints JSON.
 
 use std::fs;
 use std::io::{self, Write};
@@ -23,7 +23,10 @@ pub const READ_ONLY: u8 = 4;
 #[derive(clap::Args)]
 pub struct Args {
     #[arg(long)]
-    root_fd: u32,
+    root_fd: Option<u32>,
+    /// What to put together: a [`Layers`] as JSON.
+    #[arg(long)]
+    layers: Option<String>,
     #[arg(value_enum)]
     what: What,
     #[arg(default_value = "/")]
@@ -31,6 +34,17 @@ pub struct Args {
     /// Refuse to replace a folder by something else, and the other way round.
     #[arg(long)]
     keep_kinds: bool,
+}
+
+/// The root of a container that does not run.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub struct Layers {
+    /// Its layers.
+    pub root: ros_runtime::Root,
+    /// What it would have mounted.
+    pub mounts: Vec<ros_runtime::Mount>,
+    /// Any folder: the root is mounted there.
+    pub at: PathBuf,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -43,7 +57,7 @@ enum What {
 
 /// Does it.
 pub fn run(args: &Args) -> ExitCode {
-    match enter(args.root_fd).and_then(|()| act(args)) {
+    match enter(args).and_then(|()| act(args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
@@ -61,8 +75,17 @@ pub fn run(args: &Args) -> ExitCode {
     }
 }
 
-fn enter(fd: u32) -> Result<()> {
-    rustix::process::chdir(format!("/proc/self/fd/{fd}")).context("enter the container's root")?;
+fn enter(args: &Args) -> Result<()> {
+    let root = match (&args.layers, args.root_fd) {
+        (Some(text), _) => {
+            let layers: Layers = serde_json::from_str(text).context("--layers")?;
+            ros_runtime::mount_root(&layers.root, &layers.at, &layers.mounts)?;
+            layers.at
+        }
+        (None, Some(fd)) => format!("/proc/self/fd/{fd}").into(),
+        (None, None) => bail!("expected --root-fd or --layers"),
+    };
+    rustix::process::chdir(root).context("enter the container's root")?;
     rustix::process::chroot(".").context("make it the root")?;
     rustix::process::chdir("/").context("enter the container's root")
 }
@@ -137,7 +160,7 @@ fn put(path: &Path, keep_kinds: bool) -> Result<()> {
             .with_context(|| path.display().to_string());
     }
     let plain = ros_image::decompressed(io::stdin().lock()).context("read the archive")?;
-    let mut archive = tar::Archive::new(plain);
+    let mut archive = tar::Archive::new(ros_image::Filled::new(plain));
     archive.set_preserve_permissions(true);
     archive.set_preserve_ownerships(true);
     archive.set_unpack_xattrs(true);

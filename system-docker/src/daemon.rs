@@ -26,6 +26,9 @@ pub struct Args {
     /// Socket of the API.
     #[arg(long, default_value = paths::SYSTEM_DOCKER_SOCKET)]
     socket: PathBuf,
+    /// Network of a container that names none: the host's, or Docker's bridge.
+    #[arg(long, default_value = "host", value_parser = ["host", "bridge"])]
+    default_network: String,
     /// Containers may use every device: for a host that may not load device programs (no CAP_SYS_RESOURCE).
     #[arg(long, hide = true)]
     without_device_rules: bool,
@@ -35,7 +38,8 @@ pub struct Args {
 pub async fn run(args: &Args) -> Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).without_time().init();
     let exe = std::env::current_exe().context("find this program")?;
-    let engine = Engine::open(&args.root, &args.run, &exe, !args.without_device_rules)?;
+    let device_rules = !args.without_device_rules;
+    let engine = Engine::open(&args.root, &args.run, &exe, device_rules, &args.default_network)?;
     crate::alive::or_end(crate::alive::LIMIT);
     engine.recover().await;
     let listener = bind(&args.socket)?;

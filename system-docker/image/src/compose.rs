@@ -26,6 +26,8 @@ pub struct Description {
     pub created_by: String,
     /// Its name, if it gets one.
     pub reference: Option<Reference>,
+    /// The container that it was made of: its id and configuration.
+    pub container: Option<(String, Value)>,
 }
 
 impl Store {
@@ -74,7 +76,11 @@ impl Store {
         };
         let damaged = |e: serde_json::Error| Error::BadArchive { why: e.to_string() };
         let parsed = serde_json::from_slice(&config).map_err(damaged)?;
-        let config = described(parsed, &layer?.to_string(), description).to_string().into_bytes();
+        let mut config = described(parsed, &layer?.to_string(), description);
+        if let Some(parent) = parent {
+            config["parent"] = parent.to_string().into();
+        }
+        let config = config.to_string().into_bytes();
         let manifest = self.plain_manifest(&config)?;
         let id = self.write_blob(&config)?;
         let manifest = self.write_blob(&manifest)?;
@@ -98,6 +104,11 @@ fn described(mut parent: Value, diff_id: &str, about: &Description) -> Value {
     parent["config"] = about.config.clone();
     parent["created"] = about.created.clone().into();
     parent["author"] = about.author.clone().into();
+    parent["comment"] = about.comment.clone().into();
+    if let Some((id, config)) = &about.container {
+        parent["container"] = id.clone().into();
+        parent["container_config"] = config.clone();
+    }
     parent
 }
 
@@ -115,6 +126,7 @@ mod tests {
             comment: "why".into(),
             created_by: "touch".into(),
             reference: Some(name.parse().unwrap()),
+            container: None,
         }
     }
 

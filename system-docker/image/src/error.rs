@@ -150,7 +150,7 @@ impl Error {
             Self::InUse { .. } => "remove the container first, or force",
             Self::Referenced { .. } => "remove by name, or force",
             Self::NewerStore { .. } => "boot the newer generation again",
-            Self::Damaged { .. } => "remove the image and pull it again",
+            Self::Damaged { .. } => "`system-docker check --repair` fetches it again",
             Self::DigestMismatch { .. } => {
                 "the content was changed on its way: try again, or another mirror"
             }

@@ -58,7 +58,7 @@ pub enum Removed {
     Deleted(ImageId),
 }
 
-type Names = BTreeMap<Reference, ImageId>;
+pub(crate) type Names = BTreeMap<Reference, ImageId>;
 
 impl Store {
     /// Every image, by age (newest first) and ID. An unreadable record is left out.
@@ -157,18 +157,23 @@ impl Store {
         parse_json(id, &self.read_blob(&self.image(id)?.manifest)?)
     }
 
-    /// Folders for overlayfs's `lowerdir`, topmost first.
+    /// Folders for overlayfs's `lowerdir`, topmost first. Each has been held against what came in.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when a layer is missing.
+    /// [`Error::Damaged`] when a layer is missing, or is not what it was.
     pub fn lower_dirs(&self, id: &ImageId) -> Result<Vec<PathBuf>> {
         let layers = self.image(id)?.layers;
-        let tree = |diff_id: &Digest| match self.has_layer(diff_id) {
-            true => Ok(self.layer_tree(diff_id)),
-            false => Err(Error::Damaged {
-                path: self.layer_path(diff_id),
-                why: "the layer is missing".into(),
-            }),
+        let config = Config::parse(&id.to_string(), &self.read_blob(id)?)?;
+        if config.diff_ids() != layers {
+            let why = "its layers are not those of its config".into();
+            return Err(Error::Damaged { path: self.image_path(id), why });
+        }
+        let tree = |diff_id: &Digest| {
+            if !self.has_layer(diff_id) {
+                let why = "the layer is missing".into();
+                return Err(Error::Damaged { path: self.layer_path(diff_id), why });
+            }
+            self.verify_layer(diff_id).map(|_| self.layer_tree(diff_id))
         };
         layers.iter().rev().map(tree).collect()
     }
@@ -273,7 +278,7 @@ impl Store {
         self.write_names(&names)
     }
 
-    fn names(&self) -> Result<Names> {
+    pub(crate) fn names(&self) -> Result<Names> {
         let path = self.path("references.json");
         match fs::read(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Names::new()),

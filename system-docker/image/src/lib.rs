@@ -6,7 +6,8 @@
 //! | `image` | images and their names |
 //! | `layer` | unpacking (hostile input), trees for overlayfs, byte-exact export |
 //! | `object` | the pool of files that layers share |
-//! | `verity` | fs-verity digests of a layer's files |
+//! | `entries` | what a layer's tree has to be, held against what it is |
+//! | `check` | every object held against its digest, and repair |
 //! | `collect` | garbage |
 //! | `compose` | images made here: commit, import |
 //! | `load`, `save` | archives and layouts |
@@ -16,9 +17,13 @@
 //! All of it blocks, but what asks a registry: that is async and does its disk work on tokio's blocking
 //! threads. No daemon is needed; any number of processes may use one store.
 
+mod check;
 mod collect;
 mod compose;
+mod entries;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod image;
 mod layer;
 mod load;
@@ -30,12 +35,13 @@ mod registry;
 mod save;
 mod signatures;
 mod store;
-mod verity;
 
+pub use check::{Damage, Report, What};
 pub use collect::Reclaimed;
 pub use compose::Description;
 pub use error::{Error, Result};
 pub use image::{ImageId, ImageRecord, Removed, familiar};
+pub use layer::blank::Filled;
 pub use layer::{LayerFacts, decompressed};
 pub use load::{LoadEvent, Loaded};
 pub use manifest::{Descriptor, Manifest, Platform};

@@ -5,9 +5,9 @@
 //! Only content that is on disk for sure is in the pool: objects are made in `ingest`, synced with the
 //! layer that brings them, and renamed here then. An object with one link belongs to nobody (`collect`).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -51,7 +51,8 @@ pub(crate) struct Fresh<'a> {
     /// New objects, on the same file system as the pool.
     folder: PathBuf,
     new: HashSet<Digest>,
-    used: BTreeMap<Digest, u64>,
+    /// The digest of each one's content.
+    used: BTreeMap<Digest, Digest>,
 }
 
 impl<'a> Fresh<'a> {
@@ -74,8 +75,8 @@ impl<'a> Fresh<'a> {
             self.read_large(content)?
         };
         let key = key(&body.digest, meta);
-        self.used.insert(key, size);
-        if self.new.contains(&key) || self.in_pool(&key, size) {
+        self.used.insert(key, body.digest);
+        if self.new.contains(&key) || self.in_pool(&key, &body, meta) {
             return self.drop_body(&body).map(|()| key).map_err(AddError::Write);
         }
         self.write(&key, body, meta).map_err(AddError::Write)?;
@@ -100,8 +101,8 @@ impl<'a> Fresh<'a> {
     }
 
     /// Moves the new objects, which are on disk by now, into the pool. An object that the tree no longer
-    /// has (a later entry replaced it) but `tarsplit` needs is linked from `kept`.
-    pub fn publish(self, kept: &Path) -> io::Result<()> {
+    /// has (a later entry replaced it) but `tarsplit` needs is linked from `kept`. Answers the contents' digests by inode.
+    pub fn publish(self, kept: &Path) -> io::Result<HashMap<u64, Digest>> {
         for key in &self.new {
             let to = path(self.store, key);
             if let Some(folder) = to.parent() {
@@ -109,14 +110,18 @@ impl<'a> Fresh<'a> {
             }
             fs::rename(self.new_path(key), to)?;
         }
-        for key in self.used.keys() {
+        let mut contents = HashMap::new();
+        for (key, content) in &self.used {
             let object = path(self.store, key);
-            if fs::metadata(&object)?.nlink() == 1 {
+            let meta = fs::metadata(&object)?;
+            contents.insert(meta.ino(), *content);
+            if meta.nlink() == 1 {
                 fs::create_dir_all(kept)?;
                 fs::hard_link(&object, kept.join(key.hex()))?;
             }
         }
-        fs::remove_dir(&self.folder)
+        fs::remove_dir(&self.folder)?;
+        Ok(contents)
     }
 
     /// Paths of the new objects.
@@ -128,8 +133,17 @@ impl<'a> Fresh<'a> {
         self.folder.join(key.hex())
     }
 
-    fn in_pool(&self, key: &Digest, size: u64) -> bool {
-        fs::metadata(path(self.store, key)).is_ok_and(|there| there.len() == size)
+    /// Whether the pool has this very file: one that was damaged on disk is replaced, not used again.
+    fn in_pool(&self, key: &Digest, body: &Body, wanted: &Meta) -> bool {
+        let Ok(pooled) = File::open(path(self.store, key)) else { return false };
+        let owned = pooled.metadata().is_ok_and(|meta| {
+            (meta.mode() & 0o7777, meta.uid(), meta.gid()) == (wanted.mode, wanted.uid, wanted.gid)
+        });
+        owned
+            && match &body.at {
+                At::Memory(bytes) => same(pooled, &bytes[..]),
+                At::File(_, temp) => File::open(temp).is_ok_and(|here| same(pooled, here)),
+            }
     }
 
     fn read_small(&self, content: &mut impl Read, size: u64) -> Result<Body, AddError> {
@@ -174,6 +188,24 @@ impl<'a> Fresh<'a> {
             At::File(_, temp) => fs::remove_file(temp),
             At::Memory(_) => Ok(()),
         }
+    }
+}
+
+/// Whether both give the same bytes to their ends.
+fn same(a: impl Read, b: impl Read) -> bool {
+    let mut a = BufReader::with_capacity(64 << 10, a);
+    let mut b = BufReader::with_capacity(64 << 10, b);
+    loop {
+        let (Ok(left), Ok(right)) = (a.fill_buf(), b.fill_buf()) else { return false };
+        let length = left.len().min(right.len());
+        if length == 0 {
+            return left.len() == right.len();
+        }
+        if left[..length] != right[..length] {
+            return false;
+        }
+        a.consume(length);
+        b.consume(length);
     }
 }
 

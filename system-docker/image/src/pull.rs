@@ -188,6 +188,24 @@ impl Store {
         Ok(Pulled { id, digest, fetched })
     }
 
+    /// Fetches one layer of an image again; the image's config is here.
+    pub(crate) async fn fetch_layer(
+        &self,
+        reference: &Reference,
+        registries: &Registries,
+        wanted: &Digest,
+    ) -> Result<()> {
+        let (endpoint, image) = locate(reference, registries).await?;
+        let (config, _, _) = self.config_of(&endpoint, reference, &image).await?;
+        let name = reference.to_string();
+        let pairs = config.layers(&name, &image.manifest)?;
+        let found = pairs.into_iter().find(|(_, diff_id)| *diff_id == wanted);
+        let (blob, diff_id) = found.ok_or_else(|| Error::NotFound { reference: name.clone() })?;
+        let progress: Progress = Arc::new(|_| ());
+        let layer = Layer { store: self, endpoint: &endpoint, blob, diff_id, progress: &progress };
+        layer.bring().await.map(|_| ())
+    }
+
     /// The config, from here or from the registry, and how much of it was fetched.
     async fn config_of(
         &self,

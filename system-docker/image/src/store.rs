@@ -11,17 +11,18 @@
 //!   objects/<2 hex>/<62 hex>     one file per (content, mode, owner, mtime, xattrs), see `object`
 //!   layers/<diff ID hex>/        complete or not there, see `layer`
 //!     tree/                      a lower directory for overlayfs; its files are hard links to objects
-//!     layer.json  tarsplit  [verity]  [kept/]
+//!     layer.json  tarsplit  entries  [kept/]
 //!   ingest/                      half-done: `<hex>.partial` blobs, layers being built, archives being read
 //! ```
 //!
 //! Everything is written in `ingest`, made durable, and renamed into place; what has a final name is whole.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ros_api::{Digest, durable};
 use rustix::fs::FlockOperation;
@@ -87,6 +88,8 @@ impl Limits {
 pub struct Store {
     root: PathBuf,
     limits: Limits,
+    /// Layers found right by this process, see [`crate::entries`]. A lock, because clones work on several threads.
+    seals: Arc<Mutex<HashMap<Digest, Digest>>>,
 }
 
 /// Holds a lock of the store until dropped.
@@ -99,7 +102,7 @@ impl Store {
     /// # Errors
     /// [`Error::NewerStore`] when a newer ros wrote it.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
-        let store = Self { root: root.into(), limits: Limits::default() };
+        let store = Self { root: root.into(), limits: Limits::default(), seals: Arc::default() };
         for folder in ["blobs/sha256", "objects", "layers", "images", "ingest"] {
             let path = store.root.join(folder);
             fs::create_dir_all(&path).map_err(Error::on("create", &path))?;
@@ -125,6 +128,10 @@ impl Store {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    pub(crate) fn seals(&self) -> MutexGuard<'_, HashMap<Digest, Digest>> {
+        self.seals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn path(&self, relative: &str) -> PathBuf {
@@ -154,7 +161,10 @@ impl Store {
     pub(crate) fn write_blob(&self, content: &[u8]) -> Result<Digest> {
         let digest = Digest::of(content);
         let path = self.blob_path(&digest);
-        if !path.exists() {
+        if fs::read(&path).is_ok_and(|there| there == content) {
+            return Ok(digest);
+        }
+        {
             // Its own temporary name: two writers of one blob must not share a half-written file.
             let temp = self.ingest_path("blob");
             durable::write(&temp, content, 0o644).map_err(Error::on("write", &temp))?;

@@ -20,7 +20,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use crate::shim::record::{self, ProcessRecord};
 use crate::stats::{self, Stats};
 use crate::wire::{
-    self, Answer, CLOSE_STDIN, Command, Exit, Frame, HEAD, MAX_FRAME, Phase, STDIN, Status, Stream,
+    self, Answer, CLOSE_STDIN, Command, Exit, Frame, MAX_FRAME, Phase, STDIN, Status,
 };
 use crate::{ExecRequest, RuntimeError, ShimRequest};
 
@@ -500,7 +500,7 @@ impl AttachReader {
     /// When the shim died within a frame, or the connection broke.
     pub async fn next(&mut self) -> io::Result<Option<Frame>> {
         loop {
-            if let Some(frame) = self.take()? {
+            if let Some(frame) = wire::take_frame(&mut self.buffer)? {
                 return Ok(Some(frame));
             }
             if self.from.read_buf(&mut self.buffer).await? == 0 {
@@ -510,23 +510,6 @@ impl AttachReader {
                 };
             }
         }
-    }
-
-    fn take(&mut self) -> io::Result<Option<Frame>> {
-        let Some((head, rest)) = self.buffer.split_first_chunk::<HEAD>() else { return Ok(None) };
-        let invalid = || io::Error::new(io::ErrorKind::InvalidData, "not a frame");
-        let (kind, length) = wire::parse_head(*head).ok_or_else(invalid)?;
-        let stream = match kind {
-            1 => Stream::Stdout,
-            2 => Stream::Stderr,
-            _ => return Err(invalid()),
-        };
-        if rest.len() < length {
-            return Ok(None);
-        }
-        let bytes = rest[..length].to_vec();
-        self.buffer.drain(..HEAD + length);
-        Ok(Some(Frame { stream, bytes }))
     }
 }
 

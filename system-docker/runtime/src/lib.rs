@@ -20,6 +20,8 @@
 mod client;
 mod devices;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod request;
 mod seccomp;
 pub mod shim;
@@ -31,7 +33,8 @@ pub use client::{AttachReader, AttachStream, AttachWriter, Process, Runtime};
 pub use devices::{device, devices_under};
 pub use error::RuntimeError;
 pub use request::{ExecRequest, Log, Mount, MountKind, Propagation, Root, ShimRequest};
-pub use shim::detached_root;
+pub use seccomp::SeccompProfile;
+pub use shim::mount_root;
 pub use spec::{
     Device, DeviceKind, DeviceRule, IoKind, IoLimit, Namespace, Namespaces, Resources, Rlimit,
     Seccomp, SpecInput, host_capabilities, spec,

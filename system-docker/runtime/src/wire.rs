@@ -10,6 +10,8 @@
 //!  └──────┴────────────┴───────────────┘
 //! ```
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 
 use crate::RuntimeError;
@@ -175,6 +177,27 @@ pub fn parse_head(head: [u8; HEAD]) -> Option<(u8, usize)> {
     let [kind, a, b, c, d] = head;
     let length = u32::from_be_bytes([a, b, c, d]) as usize;
     (kind <= CLOSE_STDIN && length <= MAX_FRAME).then_some((kind, length))
+}
+
+/// Takes a whole frame of output off the front of `buffer`; none when there is none yet.
+///
+/// # Errors
+/// When what is there is not a frame.
+pub fn take_frame(buffer: &mut Vec<u8>) -> io::Result<Option<Frame>> {
+    let Some((head, rest)) = buffer.split_first_chunk::<HEAD>() else { return Ok(None) };
+    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "not a frame");
+    let (kind, length) = parse_head(*head).ok_or_else(invalid)?;
+    let stream = match kind {
+        1 => Stream::Stdout,
+        2 => Stream::Stderr,
+        _ => return Err(invalid()),
+    };
+    if rest.len() < length {
+        return Ok(None);
+    }
+    let bytes = rest[..length].to_vec();
+    buffer.drain(..HEAD + length);
+    Ok(Some(Frame { stream, bytes }))
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
-use ros_runtime::{Root, detached_root};
+use ros_runtime::{Propagation, Root};
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
@@ -15,7 +16,8 @@ use tokio::process::{Child, Command};
 use super::Engine;
 use super::container::Container;
 use super::error::{ApiError, Result};
-use crate::archive::{MISSING, NO_FOLDER, READ_ONLY};
+use super::mounts::{Kind, MountPoint};
+use crate::archive::{Layers, MISSING, NO_FOLDER, READ_ONLY};
 
 /// What is done to a container's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,19 +45,32 @@ impl Verb {
 
 impl Engine {
     /// Starts the child; its stdin and stdout are pipes.
-    pub fn archive(
-        &self,
+    pub async fn archive(
+        self: &Arc<Self>,
         container: &Container,
         verb: Verb,
         path: &str,
         keep_kinds: bool,
     ) -> Result<Child> {
-        let root = self.root_of(container)?;
         let exe = std::env::current_exe()?;
-        // Inherited under its own number. Nothing else is spawned in between: there is one thread.
-        fcntl_setfd(&root, FdFlags::empty()).map_err(std::io::Error::from)?;
         let mut command = Command::new(exe);
-        command.args(["archive", "--root-fd", &root.as_raw_fd().to_string(), verb.word()]);
+        command.arg("archive");
+        let mut root = None;
+        match container.running() {
+            Ok(process) => {
+                let open = OwnedFd::from(fs::File::open(format!("/proc/{}/root", process.pid()))?);
+                // Inherited under its own number. Nothing else is spawned in between: there is one thread.
+                fcntl_setfd(&open, FdFlags::empty()).map_err(std::io::Error::from)?;
+                command.args(["--root-fd", &open.as_raw_fd().to_string()]);
+                root = Some(open);
+            }
+            Err(_) => {
+                let layers = self.root_at_rest(container, verb).await?;
+                let text = serde_json::to_string(&layers).map_err(std::io::Error::from)?;
+                command.args(["--layers", &text]);
+            }
+        }
+        command.arg(verb.word());
         if keep_kinds {
             command.arg("--keep-kinds");
         }
@@ -70,20 +85,23 @@ impl Engine {
         Ok(child)
     }
 
-    /// The container's root as its processes see it, or, when it does not run, its layers put together.
-    fn root_of(&self, container: &Container) -> Result<OwnedFd> {
-        if let Ok(process) = container.running() {
-            let path = format!("/proc/{}/root", process.pid());
-            return Ok(fs::File::open(path)?.into());
-        }
+    /// What a container that does not run would have as its root: an export is of its own files, without mounts.
+    async fn root_at_rest(self: &Arc<Self>, container: &Container, verb: Verb) -> Result<Layers> {
         let record = container.record();
         let dir = container.dir();
         let root = Root {
-            lower: self.store.lower_dirs(&record.image)?,
+            lower: self.layers(record.image).await?,
             upper: dir.join("upper"),
             work: dir.join("work"),
         };
-        Ok(detached_root(&root)?)
+        let wanted = |mount: &&MountPoint| {
+            verb != Verb::Export && mount.kind != Kind::Tmpfs && mount.source.exists()
+        };
+        let mounts = record.mounts.iter().filter(wanted).map(|mount| {
+            // Nothing is mounted while a few files are copied.
+            MountPoint { propagation: Propagation::Rprivate, ..mount.clone() }.to_mount()
+        });
+        Ok(Layers { root, mounts: mounts.collect(), at: dir.join("upper") })
     }
 
     /// What was added (1), changed (0) and deleted (2) in the container's own layer.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bollard_stubs::models::ContainerConfig;
 use ros_api::Reference;
 use ros_image::{Description, familiar};
+use ros_runtime::RuntimeError;
 use serde_json::{Map, Value, json};
 
 use super::container::{Container, State};
@@ -53,6 +54,7 @@ impl Asked {
             comment: self.comment.clone(),
             created_by,
             reference: self.reference()?,
+            container: None,
         })
     }
 }
@@ -74,18 +76,26 @@ impl Engine {
         if let Some(config) = config {
             overlay(&mut base, image_config(&config));
         }
-        let description = asked.description(base, words.join(" "))?;
+        let mut description = asked.description(base, words.join(" "))?;
+        let mut of = image_config(&record.config);
+        of["Image"] = record.image_name.clone().into();
+        description.container = Some((record.id.clone(), of));
         let freeze = pause && matches!(record.state, State::Running { paused: false, .. });
         let process = container.running().ok().filter(|_| freeze);
+        let mut frozen = false;
         if let Some(process) = &process {
-            process.pause().await?;
+            // One that ends meanwhile holds still by itself.
+            frozen = match process.pause().await {
+                Err(RuntimeError::Gone(_) | RuntimeError::WrongState(_)) => false,
+                paused => paused.map(|()| true)?,
+            };
         }
         let (upper, skip) = (container.dir().join("upper"), mounted(container));
         let image = record.image;
         let made = self
             .blocking(move |engine| Ok(engine.store.commit(&image, &upper, &skip, &description)?))
             .await;
-        if let Some(process) = &process {
+        if let Some(process) = process.filter(|_| frozen) {
             process.resume().await?;
         }
         let id = made?.to_string();

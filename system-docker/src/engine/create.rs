@@ -36,7 +36,9 @@ impl Engine {
         self.volumes_from(&host_config, &mut points)?;
         let id = new_id()?;
         let name = self.free_name(name, &id)?;
-        self.provide_volumes(&mut points, &self.store.lower_dirs(&image)?)?;
+        if points.iter().any(|point| point.kind == mounts::Kind::Volume) {
+            self.provide_volumes(&mut points, &self.store.lower_dirs(&image)?)?;
+        }
         let record = Record {
             id: id.clone(),
             name,
@@ -146,11 +148,6 @@ fn check(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
     if on_host && host.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty()) {
         warnings.push("Published ports are discarded when using host network mode".into());
     }
-    if host.links.as_ref().is_some_and(|links| !links.is_empty()) {
-        return Err(ApiError::bad(
-            "links (--link) are not available: put both into a network, where they find each other by name",
-        ));
-    }
     if host.device_requests.as_ref().is_some_and(|requests| !requests.is_empty()) {
         return Err(ApiError::bad("device requests (--gpus) are not available: name the devices"));
     }
@@ -256,6 +253,18 @@ fn health(asked: Option<HealthConfig>, image: &Value) -> Option<HealthConfig> {
         }),
         (asked, own) => asked.or(own),
     }
+}
+
+/// What is read of a body before anything is made.
+#[cfg(fuzzing)]
+pub fn fuzz(body: &ContainerCreateBody) -> Result<()> {
+    let host = body.host_config.clone().unwrap_or_default();
+    check(&host, &mut Vec::new())?;
+    super::networks::ports::check(&host)?;
+    limits::check(&host)?;
+    limits::resources(&host)?;
+    let config = merged(body, &Value::Null);
+    mounts::resolve(&host, &config.volumes.unwrap_or_default()).map(drop)
 }
 
 #[cfg(test)]

@@ -141,6 +141,11 @@ impl Engine {
             exec.state().exit_code = Some(error.exit_code());
         }
         started.map_err(|error| {
+            // A process that has ended has no namespaces any more.
+            if std::fs::read_link(format!("/proc/{}/ns/mnt", container.pid())).is_err() {
+                let id = &exec.container.id;
+                return ApiError::conflict(format!("container {id} is not running"));
+            }
             let mut refusal = ApiError::from(error);
             refusal.message = format!(
                 "OCI runtime exec failed: exec failed: unable to start container process: {}",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::Engine;
 use super::error::{ApiError, Result};
 use super::list::Filters;
-use super::time::rfc3339;
+use super::time::{self, rfc3339};
 
 /// How registries are reached: written by `ros` from the configuration.
 const REGISTRIES: &str = "/run/ros/registries.json";
@@ -28,6 +28,11 @@ impl Engine {
     /// The image that a name or an id means.
     pub(super) fn resolve(&self, name: &str) -> Result<Digest> {
         Ok(self.store.resolve(familiar(name))?)
+    }
+
+    /// The image's layers for overlayfs, topmost first, each found whole: reading them may take a while.
+    pub(super) async fn layers(self: &Arc<Self>, image: Digest) -> Result<Vec<PathBuf>> {
+        self.blocking(move |engine| Ok(engine.store.lower_dirs(&image)?)).await
     }
 
     /// The image's config document.
@@ -80,7 +85,8 @@ impl Engine {
         let config = self.image_config(&id)?;
         let text = |key: &str| config[key].as_str().unwrap_or_default().to_owned();
         Ok(json!({
-            "Id": id.to_string(), "Parent": "", "Comment": "", "Author": text("author"), "DockerVersion": "",
+            "Id": id.to_string(), "Parent": text("parent"), "Comment": text("comment"), "Container": text("container"),
+            "ContainerConfig": config["container_config"], "Author": text("author"), "DockerVersion": "",
             "RepoTags": image.tags().map(ToString::to_string).collect::<Vec<_>>(),
             "RepoDigests": image.digests().map(ToString::to_string).collect::<Vec<_>>(),
             "Created": config["created"].as_str().map_or_else(|| rfc3339(0), str::to_owned),
@@ -94,16 +100,25 @@ impl Engine {
     /// How an image came about, newest layer first.
     pub fn history(&self, name: &str) -> Result<Value> {
         let id = self.resolve(name)?;
+        let image = self.store.image(&id)?;
         let config = self.image_config(&id)?;
+        let tags: Vec<String> = image.tags().map(ToString::to_string).collect();
         let steps = config["history"].as_array().cloned().unwrap_or_default();
-        let entries = steps.iter().rev().enumerate().map(|(index, step)| {
+        let mut layers = image.layers.iter().rev();
+        let mut entries = Vec::new();
+        for (index, step) in steps.iter().rev().enumerate() {
             let text = |key: &str| step[key].as_str().unwrap_or_default().to_owned();
-            json!({
+            let layer = if step["empty_layer"] == true { None } else { layers.next() };
+            let size =
+                layer.map_or(Ok(0), |layer| self.store.layer_facts(layer).map(|f| f.size))?;
+            let created = time::parse(&text("created")).unwrap_or(0) / 1_000_000_000;
+            entries.push(json!({
                 "Id": if index == 0 { id.to_string() } else { "<missing>".into() },
-                "Created": 0, "CreatedBy": text("created_by"), "Tags": null, "Size": 0, "Comment": text("comment"),
-            })
-        });
-        Ok(entries.collect::<Vec<_>>().into())
+                "Created": created, "CreatedBy": text("created_by"),
+                "Tags": (index == 0 && !tags.is_empty()).then_some(&tags), "Size": size, "Comment": text("comment"),
+            }));
+        }
+        Ok(entries.into())
     }
 
     /// Gives an image one more name.
@@ -368,13 +383,18 @@ fn tag_of(reference: &Reference) -> String {
     }
 }
 
+/// The configuration's registries.
+pub fn configured() -> Result<Registries> {
+    match std::fs::read(REGISTRIES) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map_err(|e| ApiError::internal(format!("{REGISTRIES}: {e}"))),
+        Err(_) => Ok(Registries::default()),
+    }
+}
+
 /// The configuration's registries, with the client's own credentials for this one.
 fn registries(reference: &Reference, auth: Option<(String, String)>) -> Result<Registries> {
-    let mut registries: Registries = match std::fs::read(REGISTRIES) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map_err(|e| ApiError::internal(format!("{REGISTRIES}: {e}")))?,
-        Err(_) => Registries::default(),
-    };
+    let mut registries = configured()?;
     let default = registries.default_registry.get_or_insert_with(|| HUB.to_owned());
     let host = reference.registry.as_ref().unwrap_or(default).clone();
     if let Some((user, password)) = auth {

@@ -144,12 +144,12 @@ async fn drain(grows: &pipe::Receiver) -> io::Result<()> {
 struct Files {
     path: PathBuf,
     open: Option<(BufReader<File>, u64)>,
-    line: String,
+    line: Vec<u8>,
 }
 
 impl Files {
     fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), open: None, line: String::new() }
+        Self { path: path.to_owned(), open: None, line: Vec::new() }
     }
 
     /// Every entry since the last read. A file that was rotated away is read to its end first.
@@ -199,15 +199,29 @@ impl Files {
     }
 
     /// Whole lines; half of one waits for its other half.
-    fn take(&mut self, from: &mut BufReader<File>, entries: &mut Vec<Entry>) {
-        while let Ok(length) = from.read_line(&mut self.line) {
-            if length == 0 || !self.line.ends_with('\n') {
+    fn take(&mut self, from: &mut impl BufRead, entries: &mut Vec<Entry>) {
+        while let Ok(length) = from.read_until(b'\n', &mut self.line) {
+            if length == 0 || !self.line.ends_with(b"\n") {
                 return;
             }
-            entries.extend(serde_json::from_str::<Entry>(&self.line));
+            entries.extend(serde_json::from_slice::<Entry>(&self.line));
             self.line.clear();
         }
     }
+}
+
+/// Lines in two pieces: nothing is lost that comes later.
+#[cfg(fuzzing)]
+pub fn fuzz(data: &[u8]) {
+    let (mut whole, mut pieces) = (Files::new(Path::new("")), Files::new(Path::new("")));
+    let (mut once, mut twice) = (Vec::new(), Vec::new());
+    whole.take(&mut &data[..], &mut once);
+    let (first, second) = data.split_at(data.len() / 2);
+    pieces.take(&mut &first[..], &mut twice);
+    pieces.take(&mut &second[..], &mut twice);
+    assert_eq!(once.len(), twice.len(), "half a line waits for its other half");
+    let options = Options { stdout: true, timestamps: true, since: Some(1), ..Options::default() };
+    once.iter().for_each(|entry| drop(options.frame(entry)));
 }
 
 #[cfg(test)]

@@ -72,6 +72,8 @@ pub struct Engine {
     /// By exec id; the same.
     execs: Mutex<HashMap<String, Arc<exec::Exec>>>,
     networks: networks::Networks,
+    /// Mode of a container that names none: `host` or `bridge`.
+    default_network: String,
     /// Volumes with options, and the containers that start or run with each. Held while one is mounted or unmounted.
     mounting: tokio::sync::Mutex<volumes::Users>,
     events: events::Bus,
@@ -85,6 +87,7 @@ impl Engine {
         run: &Path,
         exe: &Path,
         device_rules: bool,
+        default_network: &str,
     ) -> anyhow::Result<Arc<Self>> {
         for dir in ["containers", "volumes"] {
             fs::create_dir_all(root.join(dir))
@@ -105,6 +108,7 @@ impl Engine {
             execs: Mutex::default(),
             mounting: tokio::sync::Mutex::default(),
             networks: networks::Networks::open(root)?,
+            default_network: default_network.to_owned(),
             events: events::Bus::default(),
             boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")
                 .unwrap_or_default()

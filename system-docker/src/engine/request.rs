@@ -9,6 +9,8 @@ use ros_runtime::{
     devices_under, host_capabilities, spec,
 };
 
+use rustix::system::uname;
+
 use super::Engine;
 use super::container::{Container, Record};
 use super::error::{ApiError, Result};
@@ -30,9 +32,8 @@ impl Engine {
         &self,
         container: &Container,
         record: &Record,
+        lower: Vec<PathBuf>,
     ) -> Result<ShimRequest> {
-        let store = self.store.clone();
-        let lower = store.lower_dirs(&record.image)?;
         let dir = container.dir();
         let mut mounts: Vec<MountPoint> = record.mounts.clone();
         mounts.extend(self.own_files(container, record)?);
@@ -106,6 +107,9 @@ impl Engine {
         {
             env.push(format!("HOSTNAME={}", hostname(record)));
         }
+        for link in self.links(record)? {
+            env.extend(link.variables(&record.name));
+        }
         let security = Security::parse(host, privileged)?;
         Ok(SpecInput {
             id: record.id.clone(),
@@ -130,6 +134,7 @@ impl Engine {
             confine_devices: self.limits.device_rules,
             resources: self.limits.possible(limits::resources(host)?).0,
             rlimits: limits::rlimits(host)?,
+            kernel: uname().release().to_string_lossy().into_owned(),
             sysctls: host.sysctls.clone().unwrap_or_default().into_iter().collect(),
             oom_score_adj: host.oom_score_adj.and_then(|score| score.try_into().ok()).unwrap_or(0),
             shm_size: host
@@ -282,6 +287,12 @@ impl Security {
                 ("no-new-privileges", value) => security.no_new_privileges = value == "true",
                 ("seccomp", "unconfined") => security.seccomp = Seccomp::Unconfined,
                 ("seccomp", "builtin") => security.seccomp = Seccomp::Default,
+                ("seccomp", profile) => {
+                    let parsed = profile.parse().map_err(|e| {
+                        ApiError::bad(format!("invalid --security-opt seccomp: {e}"))
+                    })?;
+                    security.seccomp = Seccomp::Profile(Box::new(parsed));
+                }
                 ("systempaths", "unconfined") => {
                     security.masked_paths = Some(Vec::new());
                     security.readonly_paths = Some(Vec::new());

@@ -73,8 +73,9 @@ impl Engine {
     ) -> std::result::Result<Process, (ApiError, i32)> {
         let ours = |error: ApiError| (error, 128);
         let record = container.record();
-        self.mount_volumes(&record).await.map_err(ours)?;
-        let request = self.shim_request(container, &record).map_err(ours)?;
+        let layers = self.layers(record.image).await.map_err(ours)?;
+        self.mount_volumes(&record, &layers).await.map_err(ours)?;
+        let request = self.shim_request(container, &record, layers).map_err(ours)?;
         let process = self.runtime.create(&request).await.map_err(refused)?;
         let plugged = self.plug_network(container, process.pid()).await.map_err(ours);
         let ran = match plugged {

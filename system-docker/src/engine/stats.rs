@@ -1,10 +1,11 @@
 //! `stats`: what a container uses, in Docker's shape.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Engine;
-use super::container::Container;
+use super::container::{Container, Record};
 use super::error::Result;
+use super::networks::asked::Mode;
 use super::time::{now, rfc3339};
 
 /// One reading, to be compared with the next.
@@ -13,13 +14,15 @@ pub struct Reading {
     at: i64,
     stats: ros_runtime::Stats,
     system_ns: u64,
+    networks: Map<String, Value>,
 }
 
 impl Engine {
     /// Reads the container's counters now; none when it does not run.
     pub fn read_stats(&self, container: &Container) -> Result<Option<Reading>> {
         let Ok(process) = container.running() else { return Ok(None) };
-        Ok(Some(Reading { at: now(), stats: process.stats()?, system_ns: system_cpu() }))
+        let networks = networks(&container.record(), process.pid());
+        Ok(Some(Reading { at: now(), stats: process.stats()?, system_ns: system_cpu(), networks }))
     }
 }
 
@@ -38,7 +41,7 @@ pub fn shown(container: &Container, reading: Option<&Reading>, before: Option<&R
         stats.memory_stat.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     json!({
         "id": id, "name": name, "read": rfc3339(reading.at), "preread": rfc3339(before.map_or(0, |before| before.at)),
-        "os_type": "linux", "num_procs": 0, "storage_stats": {},
+        "os_type": "linux", "networks": reading.networks, "num_procs": 0, "storage_stats": {},
         "pids_stats": { "current": stats.pids, "limit": stats.pids_limit },
         "cpu_stats": cpu(reading), "precpu_stats": before.map_or_else(|| json!({}), cpu),
         "memory_stats": { "usage": stats.memory, "limit": stats.memory_limit.unwrap_or_else(memory_of_the_machine), "stats": memory },
@@ -48,6 +51,32 @@ pub fn shown(container: &Container, reading: Option<&Reading>, before: Option<&R
             "io_wait_time_recursive": null, "io_merged_recursive": null, "io_time_recursive": null, "sectors_recursive": null,
         },
     })
+}
+
+/// Counters of the links of a container with a network of its own; the host's are not its.
+fn networks(record: &Record, pid: i32) -> Map<String, Value> {
+    match Mode::parse(record.host_config.network_mode.as_deref()) {
+        Mode::Networks(_) => {
+            links(&std::fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default())
+        }
+        _ => Map::new(),
+    }
+}
+
+/// Of `/proc/net/dev`, but the loopback: bytes, packets, errors, drops, each way (`man 5 proc_pid_net`).
+fn links(text: &str) -> Map<String, Value> {
+    let link = |line: &str| {
+        let (name, counters) = line.split_once(':')?;
+        let counters: Vec<u64> =
+            counters.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let count = |at: usize| counters.get(at).copied().unwrap_or(0);
+        let shown = json!({
+            "rx_bytes": count(0), "rx_packets": count(1), "rx_errors": count(2), "rx_dropped": count(3),
+            "tx_bytes": count(8), "tx_packets": count(9), "tx_errors": count(10), "tx_dropped": count(11),
+        });
+        (name.trim() != "lo").then(|| (name.trim().to_owned(), shown))
+    };
+    text.lines().filter_map(link).collect()
 }
 
 fn cpu(reading: &Reading) -> Value {
@@ -77,4 +106,21 @@ fn system_cpu() -> u64 {
 fn memory_of_the_machine() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalram * u64::from(info.mem_unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_counted_both_ways() {
+        let text = "Inter-|   Receive     |  Transmit\n face |bytes packets\n\
+            lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  eth0: 10 2 3 4 0 0 0 0 50 6 7 8 0 0 0 0\n";
+        let links = links(text);
+        assert_eq!(links.len(), 1);
+        assert_eq!(
+            (&links["eth0"]["rx_dropped"], &links["eth0"]["tx_bytes"]),
+            (&json!(4), &json!(50))
+        );
+    }
 }

@@ -203,8 +203,7 @@ impl Engine {
     }
 
     /// Mounts the volumes with options of a container that is about to start, where they are not yet.
-    pub(super) async fn mount_volumes(&self, record: &Record) -> Result<()> {
-        let layers = self.store.lower_dirs(&record.image)?;
+    pub(super) async fn mount_volumes(&self, record: &Record, layers: &[PathBuf]) -> Result<()> {
         for mount in record.mounts.iter().filter(|mount| mount.kind == Kind::Volume) {
             let source = Source::parse(&self.volume_record(&mount.name)?.options)?;
             let Some(source) = source else { continue };
@@ -213,7 +212,7 @@ impl Engine {
             if options::is_mounted(&mount.source) {
                 continue;
             }
-            let (mount, layers) = (mount.clone(), layers.clone());
+            let (mount, layers) = (mount.clone(), layers.to_vec());
             // A server far away may let wait, but not the daemon.
             let mounted = tokio::task::spawn_blocking(move || {
                 source.mount(&mount.source)?;

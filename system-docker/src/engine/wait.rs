@@ -43,21 +43,30 @@ impl Wait {
         Self { condition, exits, seen }
     }
 
+    async fn next_exit(&mut self) -> i32 {
+        let seen = self.seen;
+        let ended = self.exits.wait_for(|(count, _)| *count > seen).await;
+        ended.ok().and_then(|exits| exits.1).map_or(0, |exit| exit.code)
+    }
+
     /// The exit code.
     pub async fn run(mut self, container: &Container) -> i32 {
         match self.condition {
+            // One that its policy starts again has ended all the same.
             Condition::NotRunning => {
                 let over = |container: &Container| {
                     !matches!(container.record().state.word(), "running" | "paused" | "restarting")
                 };
-                let _ = container.changes().wait_for(|_| over(container)).await;
-                container.record().state.exit().map_or(0, |exit| exit.code)
+                let mut changes = container.changes();
+                tokio::select! {
+                    biased;
+                    _ = changes.wait_for(|_| over(container)) => {
+                        container.record().state.exit().map_or(0, |exit| exit.code)
+                    }
+                    code = self.next_exit() => code,
+                }
             }
-            Condition::NextExit => {
-                let seen = self.seen;
-                let ended = self.exits.wait_for(|(count, _)| *count > seen).await;
-                ended.ok().and_then(|exits| exits.1).map_or(0, |exit| exit.code)
-            }
+            Condition::NextExit => self.next_exit().await,
             Condition::Removed => {
                 let _ = container.removal().wait_for(|gone| *gone).await;
                 container.record().state.exit().map_or(0, |exit| exit.code)

@@ -50,7 +50,7 @@ pub fn body<T: DeserializeOwned + Default>(bytes: &Bytes) -> Result<T, ApiError>
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(bytes)
+    super::loose::from_slice(bytes)
         .map_err(|e| ApiError::bad(format!("invalid JSON in the request's body: {e}")))
 }
 
@@ -60,6 +60,15 @@ pub fn streamed(content_type: &'static str, from: mpsc::Receiver<Vec<u8>>) -> Re
         let chunk = from.recv().await?;
         Some((Ok::<_, std::convert::Infallible>(Bytes::from(chunk)), from))
     });
+    ([(header::CONTENT_TYPE, content_type)], Body::from_stream(chunks)).into_response()
+}
+
+/// A stream that breaks off the connection with an error: what only ended early would pass for whole.
+pub fn streamed_whole(
+    content_type: &'static str,
+    from: mpsc::Receiver<std::io::Result<Bytes>>,
+) -> Response {
+    let chunks = stream::unfold(from, |mut from| async move { Some((from.recv().await?, from)) });
     ([(header::CONTENT_TYPE, content_type)], Body::from_stream(chunks)).into_response()
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Child;
 use tokio::sync::mpsc;
 
-use super::answer::{Answer, flag, json, streamed};
+use super::answer::{Answer, flag, json, streamed_whole};
 use super::containers::{Ask, text};
 use crate::engine::Engine;
 use crate::engine::archive::{Verb, refusal};
@@ -31,8 +31,12 @@ fn path_of(query: &std::collections::HashMap<String, String>) -> Result<&str, Ap
 }
 
 /// What the path is, as the header that `docker cp` reads first.
-async fn stat(engine: &Engine, container: &Container, path: &str) -> Result<HeaderMap, ApiError> {
-    let child = engine.archive(container, Verb::Stat, path, false)?;
+async fn stat(
+    engine: &Arc<Engine>,
+    container: &Container,
+    path: &str,
+) -> Result<HeaderMap, ApiError> {
+    let child = engine.archive(container, Verb::Stat, path, false).await?;
     let output = child.wait_with_output().await?;
     if output.status.code() == Some(i32::from(crate::archive::MISSING)) {
         return Err(ApiError::missing(format!(
@@ -57,13 +61,13 @@ pub async fn get(State(engine): App, Path(id): Path<String>, Query(query): Ask) 
     let container = engine.container(&id)?;
     let path = path_of(&query)?;
     let headers = stat(&engine, &container, path).await?;
-    let child = engine.archive(&container, Verb::Get, path, false)?;
+    let child = engine.archive(&container, Verb::Get, path, false).await?;
     Ok((headers, tar_of(child)).into_response())
 }
 
 pub async fn export(State(engine): App, Path(id): Path<String>) -> Answer {
     let container = engine.container(&id)?;
-    let child = engine.archive(&container, Verb::Export, "/", false)?;
+    let child = engine.archive(&container, Verb::Export, "/", false).await?;
     engine.events().container(&container, "export", &[]);
     Ok(tar_of(child))
 }
@@ -75,15 +79,16 @@ fn tar_of(mut child: Child) -> Response {
         drop(child.stdin.take());
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(length @ 1..) = out.read(&mut buffer).await {
-            if to.send(buffer[..length].to_vec()).await.is_err() {
+            if to.send(Ok(Bytes::copy_from_slice(&buffer[..length]))).await.is_err() {
                 break;
             }
         }
         if let Some(error) = refusal(child, "").await {
             tracing::warn!("archive: {error}");
+            let _ = to.send(Err(std::io::Error::other(error.message))).await;
         }
     });
-    streamed("application/x-tar", from)
+    streamed_whole("application/x-tar", from)
 }
 
 pub async fn put(
@@ -101,8 +106,8 @@ pub async fn put(
         }
         .into());
     }
-    let mut child =
-        engine.archive(&container, Verb::Put, path, flag(query.get("noOverwriteDirNonDir")))?;
+    let keep = flag(query.get("noOverwriteDirNonDir"));
+    let mut child = engine.archive(&container, Verb::Put, path, keep).await?;
     if let Some(mut to) = child.stdin.take() {
         let mut chunks = body.into_data_stream();
         while let Some(chunk) = chunks.next().await {
@@ -120,5 +125,8 @@ pub async fn put(
 }
 
 pub async fn changes(State(engine): App, Path(id): Path<String>) -> Answer {
-    json(engine.diff(&*engine.container(&id)?)?)
+    let container = engine.container(&id)?;
+    let found = engine.blocking(move |engine| engine.diff(&container)).await?;
+    // Docker's word for nothing.
+    json((!found.is_empty()).then_some(found))
 }

@@ -48,11 +48,30 @@ pub async fn list(State(engine): App, Query(query): Ask) -> Answer {
 }
 
 pub async fn create(State(engine): App, Query(query): Ask, bytes: Bytes) -> Answer {
-    let body: ContainerCreateBody = body(&bytes)?;
+    let mut body: ContainerCreateBody = body(&bytes)?;
+    let old: OldBody = super::answer::body(&bytes)?;
+    if let Some(mac) = old.mac_address.filter(|mac| !mac.is_empty()) {
+        put_mac(&mut body, mac);
+    }
     let name = query.get("name").cloned();
     let (container, warnings) = engine.blocking(move |engine| engine.create(name, body)).await?;
     let answer = json!({ "Id": container.id, "Warnings": warnings });
     Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
+}
+
+/// What clients of the API before 1.44 say of the container, and newer ones of its endpoint.
+#[derive(Default, serde::Deserialize)]
+struct OldBody {
+    #[serde(rename = "MacAddress")]
+    mac_address: Option<String>,
+}
+
+fn put_mac(body: &mut ContainerCreateBody, mac: String) {
+    let mode = body.host_config.as_ref().and_then(|host| host.network_mode.clone());
+    let name = mode.filter(|mode| !mode.is_empty()).unwrap_or_else(|| "default".into());
+    let networking = body.networking_config.get_or_insert_default();
+    let endpoints = networking.endpoints_config.get_or_insert_default();
+    endpoints.entry(name).or_default().mac_address.get_or_insert(mac);
 }
 
 /// `POST /commit?container=`: the body, if any, is a container's configuration.
@@ -158,10 +177,20 @@ pub async fn stats(State(engine): App, Path(id): Path<String>, Query(query): Ask
 }
 
 pub async fn remove(State(engine): App, Path(id): Path<String>, Query(query): Ask) -> Answer {
-    if flag(query.get("link")) {
-        return Err(ApiError::refused("removing a link").into());
-    }
     engine.remove(&engine.container(&id)?, flag(query.get("force")), flag(query.get("v"))).await?;
+    nothing()
+}
+
+/// `DELETE /containers/{name}/{alias}?link=1`
+pub async fn remove_link(
+    State(engine): App,
+    Path((id, alias)): Path<(String, String)>,
+    Query(query): Ask,
+) -> Answer {
+    if !flag(query.get("link")) {
+        return Err(ApiError::missing("page not found").into());
+    }
+    engine.remove_link(&*engine.container(&id)?, &alias)?;
     nothing()
 }
 

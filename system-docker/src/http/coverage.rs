@@ -30,7 +30,7 @@ const NOTES: &[(&str, &str, &str)] = &[
     (
         "POST /containers/create",
         "partial",
-        "no links, device requests, other runtimes; user namespaces only the host's; log drivers json-file and none; ports only as the network allows",
+        "no device requests, other runtimes; user namespaces only the host's; log drivers json-file and none; ports only as the network allows",
     ),
     (
         "POST /containers/{id}/update",
@@ -42,10 +42,10 @@ const NOTES: &[(&str, &str, &str)] = &[
         "partial",
         "the columns of `ps -ef` and `ps aux`; no shares of CPU and memory; users by number",
     ),
-    ("GET /containers/{id}/stats", "partial", "no `networks`: the default network is the host's"),
+    ("GET /containers/{id}/stats", "full", "`networks` is empty where the network is the host's"),
+    ("DELETE /containers/{id}/{alias}", "full", "with `link=1`: a link is removed"),
     ("GET /containers/{id}/changes", "full", "folders that changed only for a mount are left out"),
     ("GET /images/json", "partial", "no SharedSize, no manifests"),
-    ("GET /images/{name}/history", "partial", "no sizes"),
     ("POST /images/create", "partial", "pulls linux/amd64 only; imports the body, not a URL"),
     (
         "POST /images/{name}/push",

@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::answer::{Answer, flag, json, line, streamed};
+use super::answer::{Answer, flag, json, line, streamed, streamed_whole};
 use super::containers::{Ask, text};
 use crate::engine::Engine;
 use crate::engine::error::ApiError;
@@ -293,25 +293,27 @@ fn decoded(text: &str) -> String {
 
 async fn save(engine: Arc<Engine>, names: Vec<String>) -> Answer {
     engine.check_images(&names)?;
-    let (to, from) = mpsc::channel(16);
+    let (to, from) = mpsc::channel::<std::io::Result<Bytes>>(16);
+    let failed = to.clone();
     tokio::spawn(async move {
         let saved = engine.blocking(move |engine| engine.save(&names, Outgoing { to })).await;
         if let Err(error) = saved {
             tracing::warn!("save: {error}");
+            let _ = failed.send(Err(std::io::Error::other(error.message))).await;
         }
     });
-    Ok(streamed("application/x-tar", from))
+    Ok(streamed_whole("application/x-tar", from))
 }
 
 /// A response's body from a thread that blocks.
 struct Outgoing {
-    to: mpsc::Sender<Vec<u8>>,
+    to: mpsc::Sender<std::io::Result<Bytes>>,
 }
 
 impl std::io::Write for Outgoing {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let gone = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-        self.to.blocking_send(bytes.to_vec()).map_err(gone)?;
+        self.to.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map_err(gone)?;
         Ok(bytes.len())
     }
 

@@ -10,6 +10,7 @@ mod coverage;
 mod exec;
 mod hijack;
 mod images;
+mod loose;
 mod networks;
 mod system;
 mod volumes;
@@ -29,6 +30,8 @@ use crate::engine::error::ApiError;
 use crate::engine::info::{API_VERSION, MIN_API_VERSION, VERSION};
 
 use answer::Refusal;
+#[cfg(fuzzing)]
+pub(crate) use {answer::body, images::repeated};
 
 /// What [`axum::serve`] serves.
 pub fn service(
@@ -82,6 +85,7 @@ fn container_routes() -> Router<Arc<Engine>> {
         .route("/containers/create", post(containers::create))
         .route("/containers/prune", post(containers::prune))
         .route("/containers/{id}", delete(containers::remove))
+        .route("/containers/{id}/{alias}", delete(containers::remove_link))
         .route("/containers/{id}/json", get(containers::inspect))
         .route("/containers/{id}/start", post(containers::start))
         .route("/containers/{id}/stop", post(containers::stop))
@@ -147,7 +151,7 @@ async fn unversioned(mut request: Request, next: Next) -> Response {
 }
 
 /// The path without its version; none when it has none.
-fn cut_version(path: &str) -> Result<Option<&str>, ApiError> {
+pub(crate) fn cut_version(path: &str) -> Result<Option<&str>, ApiError> {
     let Some(rest) = path.strip_prefix("/v") else { return Ok(None) };
     let Some((version, _)) = rest.split_once('/') else { return Ok(None) };
     let Some(asked) = number(version) else { return Ok(None) };

@@ -64,6 +64,8 @@ pub struct Link {
     pub name: String,
     /// The number of its other end, which may be in another namespace.
     pub peer: Option<i32>,
+    /// Whether it is a bridge.
+    pub is_bridge: bool,
 }
 
 fn family(address: IpAddr) -> u8 {
@@ -103,6 +105,10 @@ pub fn find(name: &str) -> io::Result<Option<Link>> {
             index: header.ifi_index,
             name: name.to_owned(),
             peer: attributes.get_link().ok().and_then(|link| link.try_into().ok()),
+            is_bridge: attributes
+                .get_linkinfo()
+                .and_then(|info| info.get_kind())
+                .is_ok_and(|kind| kind == c"bridge"),
         })),
         Err(error) if is(&error, Errno::ENODEV) => Ok(None),
         Err(error) => Err(told(&format!("find link {name}"))(error)),
@@ -142,7 +148,7 @@ pub fn remove(name: &str) -> io::Result<()> {
 /// Makes the bridge what it shall be, and lets packets through it.
 pub fn ensure_bridge(bridge: &Bridge) -> io::Result<()> {
     let index = match find(&bridge.name)? {
-        Some(link) if !Path::new("/sys/class/net").join(&bridge.name).join("bridge").exists() => {
+        Some(link) if !link.is_bridge => {
             return Err(io::Error::other(format!("{} is there and is no bridge", link.name)));
         }
         Some(link) => link.index,

@@ -197,11 +197,40 @@ fn docker_cli_runs_busybox(site: &Site) -> Result<()> {
         ])?;
         ensure!(said == "from inside", "{said:?}");
         ensure!(docker(&["ps", "--format", "{{.Names}}"])?.contains("console"));
-        Ok(())
+        a_changed_file_runs_nowhere(site)
     })();
     let _ = tunnel.kill();
     let _ = tunnel.wait();
     shown
+}
+
+/// fs-verity lets nobody change a file of the store in its place; one put there instead is seen at the next start, even
+/// with the same length and time, and `check` names it.
+fn a_changed_file_runs_nowhere(site: &Site) -> Result<()> {
+    const RUN: &str = "system-docker run --rm --network none busybox:test /bin/busybox true";
+    let guest = &site.guest;
+    let file = guest.ok(
+        "for l in /var/lib/system-docker/layers/*; do [ \"$(ls $l/tree)\" = bin ] && echo $l/tree/bin/busybox; done | head -n 1",
+    )?;
+    let changed = guest.run(&format!("printf x | dd of={file} bs=1 conv=notrunc"))?;
+    ensure!(changed.status != 0, "a file of the store could be written to");
+    guest.ok(&format!(
+        "cp -p {file} /var/lib/other && printf x | dd of=/var/lib/other bs=1 seek=4096 conv=notrunc && \
+         touch -r {file} /var/lib/other && mv {file} /var/lib/whole && mv /var/lib/other {file}"
+    ))?;
+    let ran = guest.run(RUN)?;
+    ensure!(ran.status != 0 && ran.stderr.contains("is damaged"), "{}{}", ran.stdout, ran.stderr);
+    let check = guest.run("system-docker check")?;
+    ensure!(
+        check.status == 1 && check.stdout.contains("bin/busybox is damaged"),
+        "{}",
+        check.stdout
+    );
+    guest.ok(&format!("mv /var/lib/whole {file}"))?;
+    guest.ok(RUN)?;
+    let check = guest.run("system-docker check")?;
+    ensure!(check.status == 0, "{}{}", check.stdout, check.stderr);
+    Ok(())
 }
 
 /// A docker archive with the host's static busybox, made by skopeo from an OCI layout made here.

@@ -7,6 +7,8 @@ use std::io::{self, Read};
 
 use tar::{EntryType, Header};
 
+use super::blank;
+
 /// Long names, link targets and pax headers are bounded: no real one is a hundredth of it.
 const MAX_EXTENSION: u64 = 1 << 20;
 const BLOCK: u64 = 512;
@@ -172,6 +174,7 @@ impl<R: Read> Archive<R> {
                     return Err(invalid("one block of zeros inside the archive"));
                 }
                 check_sum(&header)?;
+                blank::fill(header.as_mut_bytes());
                 return Ok(Some(header));
             }
         }

@@ -3,10 +3,11 @@
 //! ```text
 //!  stream ─► gzip | zstd | plain ─► bounded ─► SHA-256 = diff ID? ─► archive ─┬► tree/     (tree, object)
 //!                                                                             └► tarsplit
-//!  then: sync · new objects into the pool · [fs-verity] · layer.json · sync · rename
+//!  then: sync · new objects into the pool · [fs-verity] · entries · layer.json · sync · rename
 //! ```
 
 pub(crate) mod archive;
+pub(crate) mod blank;
 pub(crate) mod changes;
 mod tarsplit;
 pub(crate) mod tree;
@@ -22,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::object::{AddError, Fresh};
 use crate::store::{Lock, remove_all};
-use crate::{Error, Result, Store, verity};
+use crate::{Error, Result, Store, entries};
 use archive::{Archive, Entry, Kind};
 use tree::{Marker, Node, Tree, TreePath};
 
@@ -211,11 +212,9 @@ impl Import<'_> {
     /// Makes it durable, then visible.
     fn publish(&self, fresh: Fresh<'_>, facts: &LayerFacts) -> Result<()> {
         self.sync()?;
-        let covered = verity::enable(fresh.new_paths());
-        fresh.publish(&self.temp.join("kept")).map_err(self.on("add objects of"))?;
-        if covered {
-            verity::record(&self.temp)?;
-        }
+        entries::enable_verity(fresh.new_paths());
+        let contents = fresh.publish(&self.temp.join("kept")).map_err(self.on("add objects of"))?;
+        entries::record(&self.temp, &contents)?;
         let text = serde_json::to_vec(facts).map_err(self.on("encode"))?;
         fs::write(self.temp.join("layer.json"), text).map_err(self.on("write"))?;
         self.sync()?;

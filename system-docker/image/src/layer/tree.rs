@@ -337,6 +337,12 @@ pub(crate) fn set_file_meta(file: &File, meta: &Meta) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the folder hides what the layers below have in it.
+pub(crate) fn is_opaque(folder: &Path) -> bool {
+    let mut value = [0; 8];
+    rustix::fs::lgetxattr(folder, OPAQUE_XATTR, &mut value[..]).is_ok_and(|length| length > 0)
+}
+
 /// Copies a file with all that it has to `name` in `folder`.
 pub(crate) fn copy_file(from: &File, folder: impl AsFd, name: &CStr) -> io::Result<()> {
     let stat = rustix::fs::fstat(from)?;

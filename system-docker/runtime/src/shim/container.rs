@@ -3,12 +3,15 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::Container as LibContainer;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use oci_spec::runtime::Spec;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::PipeFlags;
 
 use super::executor::{self, Command};
 use super::record::{self, ProcessRecord};
@@ -16,12 +19,17 @@ use super::stdio::{self, Console, Stdio};
 use super::{mounts, user};
 use crate::{RuntimeError, ShimRequest};
 
+/// How long a command may take to begin, before its start is answered all the same.
+const BEGIN: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+
 /// A container that was made.
 pub(super) struct Container {
     inner: LibContainer,
     dir: PathBuf,
     pub(super) cgroup: PathBuf,
     pub(super) pid: i32,
+    /// Ours, and the process's until it executes its command.
+    begun: Option<(OwnedFd, OwnedFd)>,
 }
 
 pub(super) fn create(
@@ -47,6 +55,7 @@ fn prepare_and_create(
     adapt(&mut spec, request, &root)?;
     spec.save(dir.join("config.json"))
         .map_err(|e| RuntimeError::Refused(format!("write config.json: {e}")))?;
+    let begun = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
     let (inner, stdio) = call_libcontainer(dir, request)?;
     let pid = inner
         .pid()
@@ -54,7 +63,8 @@ fn prepare_and_create(
         .ok_or_else(|| RuntimeError::Refused("no pid".into()))?;
     mounts::attach_late(&late, pid)?;
     ProcessRecord::of(pid).and_then(|record| record.write(dir))?;
-    Ok((Container { inner, dir: dir.to_owned(), cgroup: cgroup.to_owned(), pid }, stdio))
+    let (dir, cgroup) = (dir.to_owned(), cgroup.to_owned());
+    Ok((Container { inner, dir, cgroup, pid, begun: Some(begun) }, stdio))
 }
 
 /// What could not be known before the root was mounted.
@@ -113,8 +123,16 @@ pub(super) fn failed(error: &dyn std::error::Error) -> RuntimeError {
 }
 
 impl Container {
+    /// Answers when the command has begun, or has failed to.
     pub(super) fn start(&mut self) -> Result<(), RuntimeError> {
-        self.inner.start().map_err(|e| failed(&e))
+        self.inner.start().map_err(|e| failed(&e))?;
+        if let Some((reader, writer)) = self.begun.take() {
+            drop(writer);
+            let mut fds = [PollFd::new(&reader, PollFlags::IN)];
+            // Executing closes the other end. Waiting longer would be of no use to anybody.
+            let _ = poll(&mut fds, Some(&BEGIN));
+        }
+        Ok(())
     }
 
     /// Freezes or thaws, and says so in libcontainer's state, which an exec looks at.

@@ -26,12 +26,17 @@ use log::JsonLog;
 use serve::{Job, Shim};
 use stdio::Stdio;
 
-/// A container's root, put together and mounted nowhere: to be looked into through the descriptor alone.
+/// Mounts a container's root with its mounts on the folder `at`, in a mount namespace of this process's own. To be called
+/// in a process of one thread.
 ///
 /// # Errors
-/// When a layer is missing or the kernel refuses.
-pub fn detached_root(root: &crate::Root) -> io::Result<std::os::fd::OwnedFd> {
-    mounts::detached(root)
+/// When the kernel refuses.
+pub fn mount_root(
+    root: &crate::Root,
+    at: &Path,
+    mounts: &[crate::Mount],
+) -> Result<(), RuntimeError> {
+    mounts::whole(root, at, mounts)
 }
 
 /// Runs the container (`request.json`) or exec (`exec.json`) of the folder `dir`. Reports on stdout how making it went,

@@ -68,6 +68,13 @@ pub(super) fn build(
     Ok(late)
 }
 
+/// As [`build`], and the late mounts too: nothing runs in it that would hide them.
+pub(super) fn whole(root: &Root, at: &Path, mounts: &[Mount]) -> Result<(), RuntimeError> {
+    let late = build(root, at, mounts)?;
+    let root = open_root(at)?;
+    late.iter().try_for_each(|mount| attach(root.as_fd(), mount))
+}
+
 /// Attaches the late mounts inside the container that `pid` is the init of.
 pub(super) fn attach_late(late: &[Prepared], pid: i32) -> Result<(), RuntimeError> {
     if late.is_empty() {
@@ -299,7 +306,7 @@ fn mount_root(root: &Root, root_dir: &Path) -> Result<(), RuntimeError> {
 }
 
 /// The root as a mount that is attached nowhere.
-pub(super) fn detached(root: &Root) -> io::Result<OwnedFd> {
+fn detached(root: &Root) -> io::Result<OwnedFd> {
     if root.lower.is_empty() { plain(root) } else { overlay(root) }
 }
 

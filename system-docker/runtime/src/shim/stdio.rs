@@ -179,9 +179,8 @@ impl Stdio {
     }
 
     pub(super) fn resize(&self, rows: u16, cols: u16) -> Result<(), RuntimeError> {
-        let Some(terminal) = self.stdout.as_ref().filter(|_| self.is_tty) else {
-            return Err(RuntimeError::WrongState("without a terminal".into()));
-        };
+        // As Docker: without a terminal there is nothing to do.
+        let Some(terminal) = self.stdout.as_ref().filter(|_| self.is_tty) else { return Ok(()) };
         let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(terminal.as_fd(), size)
             .map_err(|e| RuntimeError::Refused(format!("resize: {e}")))

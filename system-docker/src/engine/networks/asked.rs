@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bollard_stubs::models::{EndpointSettings, HostConfig};
 
-use super::endpoint::{Attachment, Endpoint};
+use super::endpoint::{Attachment, Endpoint, split_link};
 use super::network::{BRIDGE, PREDEFINED};
 use super::ports;
 use crate::engine::Engine;
@@ -41,8 +41,9 @@ impl Mode {
 
 /// What was asked for, as a mode to keep and the endpoints of it.
 ///
-/// Without a mode, published ports or endpoints make it a bridge: a port that goes nowhere is not what anybody wants.
-fn resolve(host: &HostConfig, asked: &Asked) -> Result<(String, Vec<Endpoint>)> {
+/// Without a mode it is `default`; but published ports, links or a hardware address make it a bridge: a port that goes
+/// nowhere is not what anybody wants.
+fn resolve(host: &HostConfig, asked: &Asked, default: &str) -> Result<(String, Vec<Endpoint>)> {
     let given = host.network_mode.as_deref().unwrap_or_default();
     let is_default = matches!(given, "" | "default");
     let mut named: Vec<&String> = asked.keys().filter(|name| *name != "default").collect();
@@ -50,8 +51,8 @@ fn resolve(host: &HostConfig, asked: &Asked) -> Result<(String, Vec<Endpoint>)> 
     let mode = match (is_default, named.first()) {
         (false, _) => given.to_owned(),
         (true, Some(first)) => (*first).clone(),
-        (true, None) if ports::is_asked(host) => BRIDGE.to_owned(),
-        (true, None) => "host".to_owned(),
+        (true, None) if asks_for_a_bridge(host, asked) => BRIDGE.to_owned(),
+        (true, None) => default.to_owned(),
     };
     let settings = |name: &str| {
         let own = asked.get(name).or_else(|| asked.get("default").filter(|_| name == mode));
@@ -86,12 +87,27 @@ fn resolve(host: &HostConfig, asked: &Asked) -> Result<(String, Vec<Endpoint>)> 
     }
 }
 
+fn asks_for_a_bridge(host: &HostConfig, asked: &Asked) -> bool {
+    let has_mac = |settings: &EndpointSettings| {
+        settings.mac_address.as_ref().is_some_and(|mac| !mac.is_empty())
+    };
+    ports::is_asked(host)
+        || host.links.as_ref().is_some_and(|links| !links.is_empty())
+        || asked.values().any(has_mac)
+}
+
 impl Engine {
     /// The attachment of a new container; its mode is written into `host`.
     pub fn attachment(&self, host: &mut HostConfig, asked: Option<&Asked>) -> Result<Attachment> {
         ports::check(host)?;
         let none = Asked::new();
-        let (mode, mut endpoints) = resolve(host, asked.unwrap_or(&none))?;
+        let (mode, mut endpoints) = resolve(host, asked.unwrap_or(&none), &self.default_network)?;
+        // In a network of one's own, links are between its endpoints.
+        if let Some(first) = endpoints.first_mut().filter(|first| first.network != BRIDGE) {
+            let links = host.links.take().unwrap_or_default();
+            first.links.extend(links.iter().map(|link| split_link(link)));
+        }
+        self.check_links(host, &mode)?;
         host.network_mode = Some(mode);
         for endpoint in &mut endpoints {
             // One that is not there now may be at the start.
@@ -139,7 +155,7 @@ mod tests {
                 ..Default::default()
             };
             let asked = networks.iter().map(|n| ((*n).to_owned(), EndpointSettings::default()));
-            let got = resolve(&host, &asked.collect()).ok().map(|(mode, endpoints)| {
+            let got = resolve(&host, &asked.collect(), "host").ok().map(|(mode, endpoints)| {
                 (mode, endpoints.into_iter().map(|e| e.network).collect::<Vec<_>>())
             });
             let expected = expected.map(|(mode, list)| {

@@ -150,7 +150,7 @@ impl Engine {
         let plug = |endpoint: &Endpoint| {
             let network = self.networks.find(&endpoint.network_id)?;
             let live = endpoint.live.as_ref();
-            let plug = live.map(|live| live.to_plug(&network));
+            let plug = live.map(|live| live.to_plug(&network, &endpoint.link_local));
             let missing = || ApiError::internal(format!("no address in {}", endpoint.network));
             Ok((network, plug.ok_or_else(missing)?))
         };

@@ -1,5 +1,6 @@
 //! What a container has of networks; part of its record.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bollard_stubs::models::EndpointSettings;
@@ -63,6 +64,12 @@ pub struct Endpoint {
     pub mac: Option<[u8; 6]>,
     /// The highest is the way out.
     pub priority: i64,
+    /// Addresses besides, which lead nowhere but along the link.
+    #[serde(default)]
+    pub link_local: Vec<IpNet>,
+    /// What its creator noted down.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
     /// While the container runs.
     pub live: Option<Live>,
 }
@@ -86,14 +93,14 @@ pub struct Live {
 
 impl Live {
     /// What the kernel is asked for.
-    pub fn to_plug(&self, network: &Network) -> Plug {
+    pub fn to_plug(&self, network: &Network, link_local: &[IpNet]) -> Plug {
         Plug {
             host: self.host.clone(),
             device: self.device.clone(),
             bridge: network.bridge.interface.clone(),
             mac: self.mac,
             mtu: network.bridge.mtu,
-            addresses: self.addresses.clone(),
+            addresses: [&self.addresses[..], link_local].concat(),
             isolated: !network.bridge.between,
         }
     }
@@ -108,14 +115,16 @@ impl Endpoint {
     /// What a client asks of its place in the network `network`.
     pub fn new(network: &str, asked: &EndpointSettings) -> Result<Self> {
         let ipam = asked.ipam_config.clone().unwrap_or_default();
-        if ipam.link_local_ips.is_some_and(|list| !list.is_empty()) {
-            return Err(ApiError::bad("link-local addresses of an endpoint are not available"));
-        }
-        if let Some(name) = asked.driver_opts.iter().flatten().map(|(name, _)| name).next() {
+        // Others' options are notes; what Docker gives a meaning would have none here.
+        let options = asked.driver_opts.clone().unwrap_or_default();
+        if let Some(name) = options.keys().find(|name| name.starts_with("com.docker.")) {
             return Err(ApiError::bad(format!("endpoint option {name} is not available")));
         }
         let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
         let wrong = |text: &str| ApiError::bad(format!("invalid address {text:?}"));
+        let link_local = ipam.link_local_ips.unwrap_or_default();
+        let link_local = link_local.iter().map(|text| parse_link_local(text));
+        let link_local = link_local.collect::<Result<Vec<_>>>()?;
         let v4 = filled(ipam.ipv4_address)
             .map(|text| text.parse().map_err(|_| wrong(&text)))
             .transpose()?;
@@ -143,6 +152,8 @@ impl Endpoint {
             v6,
             mac,
             priority: asked.gw_priority.unwrap_or(0),
+            link_local,
+            options: options.into_iter().collect(),
             ..Self::default()
         })
     }
@@ -175,10 +186,19 @@ impl Endpoint {
 }
 
 /// `container:alias`, or a container alone.
-fn split_link(text: &str) -> (String, String) {
+pub fn split_link(text: &str) -> (String, String) {
     let (container, alias) = text.split_once(':').unwrap_or((text, text));
     let plain = |name: &str| name.trim_start_matches('/').to_owned();
     (plain(container), plain(alias))
+}
+
+fn parse_link_local(text: &str) -> Result<IpNet> {
+    let address: Option<IpAddr> = text.parse().ok();
+    let net = address.and_then(|address| match address {
+        IpAddr::V4(v4) => IpNet::new(address, 16).ok().filter(|_| v4.is_link_local()),
+        IpAddr::V6(v6) => IpNet::new(address, 64).ok().filter(|_| v6.is_unicast_link_local()),
+    });
+    net.ok_or_else(|| ApiError::bad(format!("{text:?} is not a link-local address")))
 }
 
 fn parse_mac(text: &str) -> Result<[u8; 6]> {
@@ -230,9 +250,14 @@ mod tests {
         ] {
             assert!(Endpoint::new(network, &asked(v4, mac)).is_err(), "{network} {v4} {mac}");
         }
-        let options = Some(HashMap::from([("a".to_owned(), "b".to_owned())]));
-        let with = EndpointSettings { driver_opts: options, ..Default::default() };
-        assert!(Endpoint::new("front", &with).is_err());
+        for (name, known) in [("a", true), ("com.docker.network.endpoint.sysctls", false)] {
+            let options = Some(HashMap::from([(name.to_owned(), "b".to_owned())]));
+            let with = EndpointSettings { driver_opts: options, ..Default::default() };
+            assert_eq!(Endpoint::new("front", &with).is_ok(), known, "{name}");
+        }
+        for (text, known) in [("169.254.8.8", true), ("fe80::1", true), ("10.0.0.1", false)] {
+            assert_eq!(parse_link_local(text).is_ok(), known, "{text}");
+        }
     }
 
     #[test]

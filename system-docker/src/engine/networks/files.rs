@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bollard_stubs::models::HostConfig;
 
 use super::asked::Mode;
+use super::links;
 use crate::engine::Engine;
 use crate::engine::container::{Container, Record};
 use crate::engine::error::{ApiError, Result};
@@ -29,7 +30,9 @@ impl Engine {
         }
         let name = format!("{}\n", hostname(record));
         fs::write(container.dir().join("hostname"), name)?;
-        fs::write(container.dir().join("hosts"), hosts(record))?;
+        let links = self.links(record)?;
+        let links: String = links.iter().filter_map(links::Link::line).collect();
+        fs::write(container.dir().join("hosts"), hosts(record) + &links)?;
         fs::write(container.dir().join("resolv.conf"), resolv_conf(record))?;
         Ok(container.dir().to_owned())
     }
@@ -83,7 +86,7 @@ fn hosts(record: &Record) -> String {
 }
 
 /// Where the container finds this machine.
-fn gateway(record: &Record) -> IpAddr {
+pub(super) fn gateway(record: &Record) -> IpAddr {
     let live = record.network.gateway().and_then(|endpoint| endpoint.live.as_ref());
     let first = live.and_then(|live| live.gateways.first().copied());
     first.unwrap_or(IpAddr::from([127, 0, 0, 1]))

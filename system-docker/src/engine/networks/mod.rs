@@ -15,9 +15,10 @@ mod connect;
 mod endpoint;
 pub mod files;
 mod ipam;
+mod links;
 mod names;
 mod network;
-mod ports;
+pub mod ports;
 pub mod show;
 
 use std::collections::{BTreeMap, HashMap};

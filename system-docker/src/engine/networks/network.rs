@@ -80,7 +80,7 @@ impl Network {
         check_name(&asked.name)?;
         let options = asked.options.clone().unwrap_or_default();
         let bridge = Settings::parse(&options, &id)?;
-        let ipv6 = asked.enable_ipv6.unwrap_or(false);
+        let ipv6 = asked.enable_ipv6 == Some(true) || has_ipv6_subnet(asked);
         let subnets = subnets(asked.ipam.as_ref(), ipv6, occupied, random)?;
         Ok(Self {
             bridge,
@@ -133,14 +133,13 @@ impl Network {
 }
 
 fn check_name(name: &str) -> Result<()> {
-    let ok = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-    let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if starts_well && name.chars().all(ok) {
-        return Ok(());
+    let unusable = |c: char| c.is_control() || "/\\:".contains(c);
+    if name.trim() != name || name.is_empty() || name.contains(unusable) {
+        return Err(ApiError::bad(format!(
+            "invalid network name {name:?}: expected one without slashes, colons, and blanks around it"
+        )));
     }
-    Err(ApiError::bad(format!(
-        "invalid network name {name:?}: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
-    )))
+    Ok(())
 }
 
 /// What a network of one machine cannot be.
@@ -228,6 +227,13 @@ impl Settings {
     }
 }
 
+/// Who names an IPv6 subnet asks for IPv6.
+fn has_ipv6_subnet(asked: &NetworkCreateRequest) -> bool {
+    let configs = asked.ipam.iter().flat_map(|ipam| ipam.config.iter().flatten());
+    let mut subnets = configs.filter_map(|config| config.subnet.as_deref());
+    subnets.any(|subnet| subnet.parse::<IpNet>().is_ok_and(|net| net.addr().is_ipv6()))
+}
+
 fn subnets(
     ipam: Option<&Ipam>,
     ipv6: bool,
@@ -244,9 +250,6 @@ fn subnets(
     let of = |v4: bool| asked.iter().filter(move |s| s.subnet.addr().is_ipv4() == v4).cloned();
     if of(true).count() > 1 || of(false).count() > 1 {
         return Err(ApiError::bad("a bridge network has one subnet of each family"));
-    }
-    if of(false).next().is_some() && !ipv6 {
-        return Err(ApiError::bad("an IPv6 subnet needs IPv6: give --ipv6 too"));
     }
     let cut = || ipam::free_subnet(occupied).ok_or_else(exhausted);
     let mut all = vec![of(true).next().map_or_else(|| cut().and_then(plain), Ok)?];
@@ -344,7 +347,11 @@ mod tests {
                 true,
                 Some(&["172.30.0.0/24 172.30.0.1", "fd00:1::/64 fd00:1::1"]),
             ),
-            (&[config("fd00:1::/64", "", "")], false, None),
+            (
+                &[config("fd00:1::/64", "", "")],
+                false,
+                Some(&["172.30.0.0/24 172.30.0.1", "fd00:1::/64 fd00:1::1"]),
+            ),
             (&[config("10.1.0.1/16", "", "")], false, None),
             (&[config("10.1.0.0/16", "", "10.2.0.1")], false, None),
             (&[config("10.1.0.0/16", "10.0.0.0/8", "")], false, None),
@@ -371,7 +378,9 @@ mod tests {
         assert_eq!(with(|_| ()), None);
         assert_eq!(with(|one| one.driver = Some("overlay".into())), Some(404));
         assert_eq!(with(|one| one.driver = Some("host".into())), Some(403));
-        assert_eq!(with(|one| one.name = "a b".into()), Some(400));
+        assert_eq!(with(|one| one.name = "a b".into()), None);
+        assert_eq!(with(|one| one.name = "a/b".into()), Some(400));
+        assert_eq!(with(|one| one.name = " a".into()), Some(400));
         assert_eq!(with(|one| one.ingress = Some(true)), Some(400));
         assert_eq!(with(|one| one.enable_ipv4 = Some(false)), Some(400));
         let option = |name: &str, value: &str| {

@@ -144,13 +144,19 @@ fn endpoint(endpoint: &Endpoint, record: &Record) -> Value {
     let mut ipam = Map::new();
     ipam.extend(endpoint.v4.map(|v4| ("IPv4Address".to_owned(), json!(v4))));
     ipam.extend(endpoint.v6.map(|v6| ("IPv6Address".to_owned(), json!(v6))));
+    if !endpoint.link_local.is_empty() {
+        let addresses = endpoint.link_local.iter().map(|net| net.addr().to_string());
+        ipam.insert("LinkLocalIPs".to_owned(), addresses.collect::<Vec<_>>().into());
+    }
+    let options = &endpoint.options;
+    let mac = live.map(|live| live.mac).or(endpoint.mac);
     let links: Vec<String> =
         endpoint.links.iter().map(|(container, alias)| format!("{container}:{alias}")).collect();
     let list = |list: &[String]| if list.is_empty() { Value::Null } else { json!(list) };
     json!({
         "IPAMConfig": if ipam.is_empty() { Value::Null } else { ipam.into() }, "Links": list(&links),
-        "Aliases": list(&endpoint.aliases), "DriverOpts": null, "GwPriority": endpoint.priority,
-        "MacAddress": live.map(|live| mac_text(live.mac)).unwrap_or_default(), "NetworkID": endpoint.network_id,
+        "Aliases": list(&endpoint.aliases), "DriverOpts": if options.is_empty() { Value::Null } else { json!(options) }, "GwPriority": endpoint.priority,
+        "MacAddress": mac.map(mac_text).unwrap_or_default(), "NetworkID": endpoint.network_id,
         "EndpointID": live.map(|live| live.id.clone()).unwrap_or_default(), "Gateway": gateway(true),
         "IPAddress": text(true), "IPPrefixLen": length(true), "IPv6Gateway": gateway(false),
         "GlobalIPv6Address": text(false), "GlobalIPv6PrefixLen": length(false),

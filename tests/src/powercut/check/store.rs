@@ -117,13 +117,16 @@ fn layer(state: &State, hex: &str, objects: &BTreeSet<Digest>) -> Result<()> {
     Ok(())
 }
 
-/// The files that `verity` lists.
+/// The files with content that `entries` lists.
 fn recorded(state: &State, root: &str) -> Result<Vec<String>> {
-    let Some(list) = state.optional(&format!("{root}/verity"))? else { return Ok(Vec::new()) };
-    let text = String::from_utf8(list).context("verity")?;
-    let path = |line: &str| line.get(65..).map(|path| format!("{root}/tree/{path}"));
-    let lines = text.split('\0').filter(|line| !line.is_empty());
-    lines.map(|line| path(line).context("verity is torn")).collect()
+    let text = String::from_utf8(state.read_file(&format!("{root}/entries"))?)?;
+    ensure!(text.ends_with('\0'), "entries is torn");
+    let heads = text.split('\0').step_by(2).filter(|head| !head.is_empty());
+    let path = |head: &str| {
+        let path = head.splitn(5, ' ').nth(4).context("entries has a line without a path")?;
+        Ok(format!("{root}/tree/{path}"))
+    };
+    heads.filter(|head| !head.starts_with('-')).map(path).collect()
 }
 
 /// A record can be read, its blobs are what their names say, its layers are there.

@@ -2,12 +2,16 @@
 //! with a capability (<https://docs.docker.com/engine/security/seccomp/>). Names that the kernel at hand does not know
 //! are left out by libcontainer.
 
+mod custom;
+
 use std::collections::HashSet;
 
 use oci_spec::runtime::{
     Arch, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder,
     LinuxSeccompOperator, LinuxSyscall,
 };
+
+pub use custom::SeccompProfile;
 
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;

@@ -1,0 +1,68 @@
+//! Doors for the fuzz targets in `system-docker/fuzz`; built with `cfg(fuzzing)` only.
+
+use std::path::{Path, PathBuf};
+
+use ros_api::Reference;
+
+use crate::manifest::{Config, Document};
+use crate::store::remove_all;
+use crate::{Limits, Store};
+
+/// What may be in a registry's answer.
+pub fn manifest(data: &[u8]) {
+    let (first, second) = data.split_at(data.len() / 2);
+    for text in [data, first, second] {
+        match Document::parse("fuzz", text) {
+            Ok(Document::Manifest(manifest)) => {
+                let _ = manifest.check("fuzz");
+                if let Ok(config) = Config::parse("fuzz", second) {
+                    let _ = config.layers("fuzz", &manifest);
+                }
+            }
+            Ok(Document::Index(index)) => drop(index.select("fuzz")),
+            Err(_) => {}
+        }
+        if let Ok(config) = Config::parse("fuzz", text) {
+            let _ = (config.created(), config.labels(), config.diff_ids());
+        }
+        let name = std::str::from_utf8(text).ok().and_then(|text| text.parse::<Reference>().ok());
+        if let Some(name) = name {
+            let again = name.to_string().parse::<Reference>();
+            assert_eq!(again.as_ref(), Ok(&name), "a name is what it says it is");
+        }
+    }
+}
+
+/// A store that takes in one layer after the other.
+pub struct Layers {
+    dir: PathBuf,
+    store: Store,
+}
+
+impl Layers {
+    /// In the empty folder `dir`.
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        let store = Store::open(dir.join("store")).expect("a store can be made");
+        let limits =
+            Limits { layer_bytes: 1 << 20, free_bytes: 1 << 20, ratio: 100, entries: 1000 };
+        Self { dir: dir.to_owned(), store: store.with_limits(limits) }
+    }
+
+    /// Refused, or the same stream comes out again; and nothing is made outside of the store.
+    pub fn import(&mut self, data: &[u8]) {
+        let imported = self.store.import_layer(data, data.len() as u64, None, &mut |_| ());
+        if let Ok(diff_id) = imported {
+            let exported = self.store.export_layer(&diff_id, &mut std::io::sink());
+            exported.expect("a layer comes out as it came in");
+            self.store.verify_layer(&diff_id).expect("a layer is what came in");
+        }
+        let names = std::fs::read_dir(&self.dir).expect("the folder is there").count();
+        assert_eq!(names, 1, "something was made outside of the store");
+        for folder in ["layers", "objects", "ingest"] {
+            let folder = self.store.root().join(folder);
+            remove_all(&folder).expect("it can be removed");
+            std::fs::create_dir(&folder).expect("it can be made");
+        }
+    }
+}
