@@ -17,6 +17,7 @@ SEED          ?= 1
 SECONDS_EACH  ?= 60
 FUZZ          ?=
 REPORT        ?=
+SHORT         ?=
 
 TRIPLE   := x86_64-unknown-linux-gnu
 TARGET   := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
@@ -27,7 +28,7 @@ PLANTED  := v1.3-hang v1.4-panic v1.5-sick v1.6-sickens v1.7-console v1.8-never 
 REGISTRY := 127.0.0.1:$(REGISTRY_PORT)
 export PATH := $(HOME)/.cargo/bin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api fuzz torture docs figures clean
+.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api bench fuzz torture docs figures clean
 
 help:
 	@echo 'make run       build everything, boot ros in QEMU on this terminal (DETACH=1: in the background)'
@@ -36,6 +37,7 @@ help:
 	@echo 'make test      formatting, lints, unit tests, VM tests'
 	@echo 'make test-api  the integration tests of bollard and docker-py against the daemon, on this machine'
 	@echo 'make fuzz      every fuzz target for SECONDS_EACH=60 (FUZZ="yaml cmdline": only these)'
+	@echo 'make bench     beside Docker and podman, on this machine (SHORT=1: in some minutes)'
 	@echo 'make torture   the power is cut CUTS=500 times (REPORT=docs/reliability.md: the tables go there)'
 	@echo 'make docs      docs/docker-api.md from the router'
 	@echo 'make figures   sizes, boot times, memory, as SPECIFICATION.md has them'
@@ -98,6 +100,11 @@ test-api: setup
 # What reads outside text, against what a fuzzer thinks of.
 fuzz: setup
 	@scripts/fuzz $(SECONDS_EACH) $(FUZZ)
+
+# Beside Debian 13's dockerd + containerd + runc and podman + crun, on this machine's kernel.
+bench: setup
+	@cargo build --quiet --profile $(PROFILE) -p system-docker
+	@PROFILE=$(PROFILE) SHORT=$(SHORT) scripts/bench
 
 # Power cuts during first boot, upgrade and rollback: see docs/reliability.md. Last line: cuts, old, new, lost.
 torture: images-for-test
