@@ -96,7 +96,10 @@ impl Engine {
             .blocking(move |engine| Ok(engine.store.commit(&image, &upper, &skip, &description)?))
             .await;
         if let Some(process) = process.filter(|_| frozen) {
-            process.resume().await?;
+            match process.resume().await {
+                Err(RuntimeError::Gone(_) | RuntimeError::WrongState(_)) => {}
+                resumed => resumed?,
+            }
         }
         let id = made?.to_string();
         self.events().container(container, "commit", &[("imageID", id.clone())]);
