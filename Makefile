@@ -34,7 +34,7 @@ help:
 	@echo 'make run       build everything, boot ros in QEMU on this terminal (DETACH=1: in the background)'
 	@echo 'make ssh       a shell inside, or CMD="ros os list"'
 	@echo 'make stop      power it off          make clean-vm   forget its disk'
-	@echo 'make test      formatting, lints, unit tests, VM tests'
+	@echo 'make test      formatting, lints, unit tests, VM tests (QUICK=1: three of these, while you edit)'
 	@echo 'make test-api  the integration tests of bollard and docker-py against the daemon, on this machine'
 	@echo 'make fuzz      every fuzz target for SECONDS_EACH=60 (FUZZ="yaml cmdline": only these)'
 	@echo 'make bench     beside Docker and podman, on this machine (SHORT=1: in some minutes)'
@@ -87,7 +87,7 @@ figures: images
 	@scripts/figures $(BIN)
 
 test: setup
-	@scripts/test $(PROFILE)
+	@scripts/test $(PROFILE) $(if $(QUICK),boots_healthy goes_up_back_and_down services_go_up)
 
 # Pages that are written from the code: a test fails when one is stale.
 docs:
