@@ -24,7 +24,7 @@ TARGET   := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 BIN      := $(TARGET)/$(TRIPLE)/$(PROFILE)
 IMAGES   := $(CURDIR)/target/images
 RELEASES := v1.0 v1.1 v1.2
-PLANTED  := v1.3-hang v1.4-panic v1.5-sick v1.6-sickens v1.7-console v1.8-never v1.9-schema
+PLANTED  := v1.3-hang v1.4-panic v1.5-sick v1.6-sickens v1.7-console v1.8-never v1.9-schema v1.9-daemon v1.10-crashes v1.11-forgets v1.12-half v1.13-wrong
 REGISTRY := 127.0.0.1:$(REGISTRY_PORT)
 export PATH := $(HOME)/.cargo/bin:/usr/sbin:/sbin:$(PATH)
 
@@ -106,7 +106,7 @@ bench: setup
 	@cargo build --quiet --profile $(PROFILE) -p system-docker
 	@PROFILE=$(PROFILE) SHORT=$(SHORT) scripts/bench
 
-# Power cuts during first boot, upgrade and rollback: see docs/reliability.md. Last line: cuts, old, new, lost.
+# Power cuts during first boot, upgrade, rollback and prune: see docs/reliability.md. Last line: cuts, old, new, lost.
 torture: images-for-test
 	@$(BIN)/ros-vm --dir target/torture torture --cuts $(CUTS) --boots $(BOOTS) --seed $(SEED) \
 	  $(if $(REPORT),--report $(REPORT))

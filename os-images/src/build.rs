@@ -66,6 +66,9 @@ impl Site {
     }
 }
 
+/// Programs by name.
+type Programs = BTreeMap<String, Rc<[u8]>>;
+
 /// A release that is built.
 pub struct Built {
     /// Its lock file.
@@ -143,6 +146,7 @@ impl Build {
         let dir = self.site.release(version);
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         let (boot_set, packages) = self.boot_set(&definition, &dir)?;
+        let programs = self.programs(&definition)?;
         let release = Release {
             format: FORMAT,
             version: version.to_owned(),
@@ -151,11 +155,14 @@ impl Build {
             config_removed: definition.config_removed,
             minimum: Minimum { memory_mib: definition.memory_mib.unwrap_or(0) },
             boot_set,
-            programs: self.programs()?,
+            programs: programs
+                .iter()
+                .map(|(name, content)| (name.clone(), Digest::of(content)))
+                .collect(),
             services,
             defaults: definition.defaults.unwrap_or_default(),
         };
-        let own = self.own_image(&release, &packages, &dir)?;
+        let own = self.own_image(&release, &programs, &packages, &dir)?;
         images.insert(format!("os:{version}"), own);
         durable::write(&dir.join("release.yml"), release.to_yaml().as_bytes(), 0o644)?;
         self.blobs.layout(&dir.join("oci"), &images)?;
@@ -167,9 +174,23 @@ impl Build {
         Ok(Built { release, images, dir })
     }
 
-    fn programs(&self) -> Result<BTreeMap<String, Digest>> {
-        let digest = |name: &str| Ok((name.to_owned(), Digest::of(&self.read_program(name)?)));
-        PROGRAMS.iter().map(|name| digest(name)).collect()
+    /// `ros` and `system-docker` of a release.
+    fn programs(&self, definition: &definition::Release) -> Result<Programs> {
+        let program = |name: &&str| {
+            let variation = definition.programs.get(*name).cloned().unwrap_or_default();
+            let content = match variation.script {
+                Some(script) => Rc::from(script.into_bytes()),
+                None => self.appended(name, &variation.append)?,
+            };
+            Ok(((*name).to_owned(), content))
+        };
+        PROGRAMS.iter().map(program).collect()
+    }
+
+    /// A program with bytes behind its end.
+    fn appended(&self, name: &str, bytes: &str) -> Result<Rc<[u8]>> {
+        let content = self.read_program(name)?;
+        Ok(if bytes.is_empty() { content } else { [&content, bytes.as_bytes()].concat().into() })
     }
 
     fn services(
@@ -206,7 +227,8 @@ impl Build {
             Some(defaults) => serde_yaml::to_string(defaults).context("write the defaults")?,
             None => "{}\n".into(),
         };
-        let init = self.read_program("system-docker")?;
+        let append = definition.programs.get("system-docker").map_or("", |it| it.append.as_str());
+        let init = self.appended("system-docker", append)?;
         let lists = self.definitions.kernel_dir();
         let parts = Parts {
             pool: &self.pool,
@@ -217,11 +239,15 @@ impl Build {
             variation: &definition.initrd,
         };
         let composed = initrd::compose(&parts)?;
-        let initrd = self.packed_initrd(&composed.tree)?;
+        let mut initrd = self.packed_initrd(&composed.tree)?;
+        if definition.initrd.half {
+            initrd.truncate(initrd.len() / 2);
+        }
         durable::write(&dir.join("vmlinuz"), &kernel.image, 0o644)?;
         durable::write(&dir.join("initrd"), &initrd, 0o644)?;
         let cmdline = definition.cmdline.clone().unwrap_or_else(|| CMDLINE.into());
-        let (kernel_digest, initrd_digest) = (Digest::of(&kernel.image), Digest::of(&initrd));
+        let named: &[u8] = if definition.initrd.wrong_digest { b"another" } else { &initrd };
+        let (kernel_digest, initrd_digest) = (Digest::of(&kernel.image), Digest::of(named));
         let boot_set = BootSet {
             digest: BootSet::identity(&kernel_digest, &initrd_digest, &cmdline),
             kernel: kernel_digest,
@@ -229,6 +255,8 @@ impl Build {
             initrd: initrd_digest,
             initrd_size: initrd.len() as u64,
             cmdline,
+            without_init: initrd::without_init(&composed.tree)
+                .filter(|_| !definition.initrd.half && !definition.initrd.wrong_digest),
         };
         Ok((boot_set, composed.packages))
     }
@@ -254,11 +282,12 @@ impl Build {
         Ok(Rc::from(content))
     }
 
-    /// The image `os:<version>`: boot set, programs, lock file; one layer each, so that what is the same in
+    /// The image `os:<version>`: boot set, each program, lock file; one layer each, so that what is the same in
     /// another release is not fetched again.
     fn own_image(
         &self,
         release: &Release,
+        contents: &Programs,
         packages: &BTreeSet<String>,
         dir: &Path,
     ) -> Result<Image> {
@@ -266,20 +295,19 @@ impl Build {
         let mut boot = Tree::default();
         boot.put("ros/boot/vmlinuz", Entry::file(read("vmlinuz")?, 0o644));
         boot.put("ros/boot/initrd", Entry::file(read("initrd")?, 0o644));
-        let mut programs = Tree::default();
-        for name in PROGRAMS {
-            programs.put(&format!("ros/bin/{name}"), Entry::file(self.read_program(name)?, 0o755));
-        }
+        let program = |(name, content): (&String, &Rc<[u8]>)| {
+            let mut tree = Tree::default();
+            tree.put(&format!("ros/bin/{name}"), Entry::file(content.clone(), 0o755));
+            self.blobs.layer(&tree, oci::BEST)
+        };
         let own = PROGRAMS.map(|name| Own { name: name.into(), version: release.version.clone() });
         let mut lock = Tree::default();
         lock.put("ros/release.yml", Entry::file(release.to_yaml().into_bytes(), 0o644));
         let document = sbom::document("os", &self.pool, packages, &own)?;
         lock.put("ros/sbom.spdx.json", Entry::file(document, 0o644));
-        let layers: Vec<Layer> = vec![
-            self.blobs.layer(&boot, oci::LITTLE)?,
-            self.blobs.layer(&programs, oci::BEST)?,
-            self.blobs.layer(&lock, oci::BEST)?,
-        ];
+        let mut layers: Vec<Layer> = vec![self.blobs.layer(&boot, oci::LITTLE)?];
+        layers.extend(contents.iter().map(program).collect::<Result<Vec<Layer>>>()?);
+        layers.push(self.blobs.layer(&lock, oci::BEST)?);
         let entrypoint = [&format!("{}/bin/ros", paths::RELEASE_DIR), "os", "install-generation"];
         let run = Run {
             environment: BTreeMap::from([

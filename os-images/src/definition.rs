@@ -151,6 +151,8 @@ pub struct Release {
     pub defaults: Option<Value>,
     /// How its initrd differs.
     pub initrd: InitrdVariation,
+    /// How `ros` and `system-docker` differ from those that were built, for tests.
+    pub programs: BTreeMap<String, ProgramVariation>,
     /// Least RAM in MiB.
     pub memory_mib: Option<u64>,
     /// Keys of the configuration that it no longer reads, each with what to write instead.
@@ -167,6 +169,16 @@ pub struct Variation {
     pub service: Option<Value>,
 }
 
+/// How a program of a release differs from the one that was built.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProgramVariation {
+    /// Bytes behind its end, which nobody reads: it does the same and is another one. `/init` has them too.
+    pub append: String,
+    /// A script that is there instead; `/init` is none.
+    pub script: Option<String>,
+}
+
 /// How an initrd differs from what is normal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -175,6 +187,10 @@ pub struct InitrdVariation {
     pub fifos: Vec<String>,
     /// Paths that are not in it.
     pub without: Vec<String>,
+    /// Only its first half is there; the lock file knows it so.
+    pub half: bool,
+    /// The lock file has the digest of another one.
+    pub wrong_digest: bool,
 }
 
 /// The definitions' folder.
@@ -251,6 +267,7 @@ impl Definitions {
             cmdline: release.cmdline.or(older.cmdline),
             defaults: release.defaults.or(older.defaults),
             initrd: release.initrd,
+            programs: release.programs,
             memory_mib: release.memory_mib.or(older.memory_mib),
             config_removed: over(older.config_removed, release.config_removed),
         })

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
+use ros_api::Digest;
 
 use crate::EPOCH;
 use crate::compose::Composed;
@@ -76,6 +77,15 @@ pub fn compose(parts: &Parts<'_>) -> Result<Composed> {
     Ok(composed)
 }
 
+/// Digest of all that is in `tree` but the content of `/init`; none when that is no program.
+#[must_use]
+pub fn without_init(tree: &Tree) -> Option<Digest> {
+    tree.content("init")?;
+    let mut rest = tree.clone();
+    rest.put("init", Entry::file(Vec::new(), 0o755));
+    Some(Digest::of(&cpio::archive(&rest, EPOCH)))
+}
+
 /// The packed archive of `tree`.
 ///
 /// # Errors
@@ -101,4 +111,24 @@ pub fn preload(layout: &Path, release: &str) -> Result<Tree> {
     }
     tree.put("preload/release", Entry::file(format!("{release}\n").into_bytes(), 0o644));
     Ok(tree)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_init_is_left_out_of_the_digest() {
+        let tree = |init: &str, module: &str| {
+            let mut tree = Tree::default();
+            tree.put("init", Entry::file(init.as_bytes().to_vec(), 0o755));
+            tree.put("lib/a.ko", Entry::file(module.as_bytes().to_vec(), 0o644));
+            tree
+        };
+        let digest = without_init(&tree("1", "a"));
+        assert!(digest.is_some());
+        assert_eq!(without_init(&tree("2", "a")), digest);
+        assert_ne!(without_init(&tree("1", "b")), digest);
+        assert_eq!(without_init(&Tree::default()), None, "such as one without init");
+    }
 }

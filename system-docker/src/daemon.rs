@@ -29,6 +29,9 @@ pub struct Args {
     /// Network of a container that names none: the host's, or Docker's bridge.
     #[arg(long, default_value = "host", value_parser = ["host", "bridge"])]
     default_network: String,
+    /// Refuse when a container that runs cannot be taken up; nothing was changed then.
+    #[arg(long)]
+    take_over: bool,
     /// Containers may use every device: for a host that may not load device programs (no CAP_SYS_RESOURCE).
     #[arg(long, hide = true)]
     without_device_rules: bool,
@@ -41,6 +44,9 @@ pub async fn run(args: &Args) -> Result<()> {
     let device_rules = !args.without_device_rules;
     let engine = Engine::open(&args.root, &args.run, &exe, device_rules, &args.default_network)?;
     crate::alive::or_end(crate::alive::LIMIT);
+    if args.take_over {
+        engine.check_take_over().await?;
+    }
     engine.recover().await;
     let listener = bind(&args.socket)?;
     tracing::info!("listening on {}", args.socket.display());

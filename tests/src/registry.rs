@@ -1,6 +1,7 @@
 //! Debian's docker-registry on the loopback.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -8,6 +9,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+
+/// What our images have as a manifest.
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// A running registry; dropped, it ends.
 #[derive(Debug)]
@@ -62,6 +66,50 @@ impl Registry {
         let log = File::create(storage.with_extension("log"))?;
         command.stdout(log.try_clone()?).stderr(log);
         Ok(command)
+    }
+
+    /// The manifest of an image.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn manifest(&self, repository: &str, tag: &str) -> Result<String> {
+        let accept = format!("Accept: {MANIFEST}\r\n");
+        let (status, body) = self.ask("GET", repository, tag, &accept, "")?;
+        ensure!(status.contains(" 200 "), "{repository}:{tag}: {status}");
+        Ok(body)
+    }
+
+    /// Puts a manifest there, whatever is in it.
+    ///
+    /// # Errors
+    /// When the registry refuses it.
+    pub fn put_manifest(&self, repository: &str, tag: &str, manifest: &str) -> Result<()> {
+        let kind = format!("Content-Type: {MANIFEST}\r\n");
+        let (status, body) = self.ask("PUT", repository, tag, &kind, manifest)?;
+        ensure!(status.contains(" 201 "), "{repository}:{tag}: {status}: {body}");
+        Ok(())
+    }
+
+    /// One request of HTTP/1.0: the answer ends with the connection. Status line and body.
+    fn ask(
+        &self,
+        method: &str,
+        repository: &str,
+        tag: &str,
+        head: &str,
+        body: &str,
+    ) -> Result<(String, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        write!(
+            stream,
+            "{method} /v2/{repository}/manifests/{tag} HTTP/1.0\r\nHost: localhost\r\n{head}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        Ok((head.lines().next().unwrap_or_default().to_owned(), body.to_owned()))
     }
 
     /// Ends it.

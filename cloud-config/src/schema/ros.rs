@@ -190,6 +190,13 @@ const UPGRADE: Kind = Struct(&[
         "",
         "Repository, folder of repositories, registry or `default` to whose signatures count there; the closest name counts.",
     ),
+    o(
+        "kexec",
+        Bool,
+        Group,
+        "false",
+        "A boot that a change of the OS needs is done without firmware and boot loader, when the kernel can.",
+    ),
     r("rollback", Text, Nothing("the generation before is always kept: `ros os rollback`"), "", ""),
 ]);
 

@@ -232,6 +232,8 @@ pub struct Upgrade {
     pub health: Vec<String>,
     /// Repository, a folder of repositories, registry or `default` → whose signatures count there.
     pub signatures: BTreeMap<String, Signatures>,
+    /// A boot that a change of the OS needs is done without firmware and boot loader.
+    pub kexec: bool,
 }
 
 /// What a machine does about newer releases by itself.

@@ -167,6 +167,9 @@ struct HowArgs {
     /// Reboot, although only services change
     #[arg(long, conflicts_with = "no_reboot")]
     reboot: bool,
+    /// If a boot is needed, without firmware and boot loader when the kernel can; as ros.upgrade.kexec says if not given
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", conflicts_with = "no_reboot")]
+    kexec: Option<bool>,
     /// Although the machine is pinned, or the version failed here; and ask no question
     #[arg(short, long)]
     force: bool,
@@ -180,6 +183,7 @@ impl HowArgs {
         How {
             no_reboot: self.no_reboot,
             reboot: self.reboot,
+            kexec: self.kexec,
             force: self.force,
             yes: self.yes || self.force,
             ..How::default()
@@ -338,16 +342,22 @@ fn history(format: Format) -> Result<()> {
 
 fn row(receipt: &Receipt) -> Vec<String> {
     let served = |s: &Served| format!("{} {} {} ms", s.name, s.how.word(), s.gap_ms);
+    let down = receipt.down_ms.map(|ms| format!("down {ms} ms"));
     let note = match receipt.verdict.reason() {
-        "" => receipt.services.iter().map(served).collect::<Vec<_>>().join(", "),
+        "" => receipt.services.iter().map(served).chain(down).collect::<Vec<_>>().join(", "),
         reason => reason.to_owned(),
+    };
+    let way = match (receipt.reboot, receipt.kexec) {
+        (true, true) => "kexec",
+        (true, false) => "reboot",
+        (false, _) => "live",
     };
     vec![
         receipt.number.to_string(),
         receipt.by.clone(),
         receipt.from.clone(),
         receipt.to.clone(),
-        if receipt.reboot { "reboot" } else { "live" }.to_owned(),
+        way.to_owned(),
         receipt.verdict.word().to_owned(),
         note,
     ]

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use ros_api::boot::InitRequest;
+use ros_api::init::InitRequest;
 use ros_api::paths;
 
 /// These commands take no arguments.
@@ -40,7 +40,7 @@ pub async fn halt(_: Args) -> Result<ExitCode> {
 
 fn ask(request: InitRequest) -> Result<ExitCode> {
     request_of_init(Path::new(paths::INIT_CONTROL), request)?;
-    eprintln!("{}: asked for", request.word());
+    eprintln!("{request}: asked for");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -59,7 +59,7 @@ pub fn request_of_init(control: &Path, request: InitRequest) -> Result<()> {
                 control.display()
             )
         })?;
-    fifo.write_all(format!("{}\n", request.word()).as_bytes())
+    fifo.write_all(format!("{request}\n").as_bytes())
         .with_context(|| format!("write {}", control.display()))
 }
 

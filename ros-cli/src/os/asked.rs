@@ -48,6 +48,12 @@ impl Asked {
 /// Seconds since the epoch.
 #[must_use]
 pub fn now() -> u64 {
+    now_ms() / 1000
+}
+
+/// Milliseconds since the epoch.
+#[must_use]
+pub fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

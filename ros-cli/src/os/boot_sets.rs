@@ -72,17 +72,12 @@ impl BootSets {
         let dir = self.dir(set);
         remove(&dir)?;
         fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
-        durable::sync_parent(&dir)?;
-        for (name, expected) in [("vmlinuz", &set.kernel), ("initrd", &set.initrd)] {
-            let found = copy(&from.join(name), &dir.join(name), 0o644)?;
-            ensure!(
-                found == *expected,
-                "{name} of the release is damaged: expected {expected}, found {found}"
-            );
+        let filled = fill(&dir, set, from);
+        if filled.is_err() {
+            // What is no boot set must not take the room of one.
+            let _ = remove(&dir);
         }
-        durable::sync_parent(&dir.join("vmlinuz"))?;
-        durable::sync_parent(&dir)?;
-        Ok(())
+        filled
     }
 
     /// Refuses a boot set for which there is no room, even without those that no generation needs.
@@ -132,6 +127,21 @@ impl BootSets {
             |entry: &fs::DirEntry| !needed.contains(&*entry.file_name().to_string_lossy());
         Ok(entries.flatten().filter(is_unused).map(|entry| entry.path()).collect())
     }
+}
+
+/// Kernel and initrd into `dir`, on disk.
+fn fill(dir: &Path, set: &BootSet, from: &Path) -> Result<()> {
+    durable::sync_parent(dir)?;
+    for (name, expected) in [("vmlinuz", &set.kernel), ("initrd", &set.initrd)] {
+        let found = copy(&from.join(name), &dir.join(name), 0o644)?;
+        ensure!(
+            found == *expected,
+            "{name} of the release is damaged: expected {expected}, found {found}"
+        );
+    }
+    durable::sync_parent(&dir.join("vmlinuz"))?;
+    durable::sync_parent(dir)?;
+    Ok(())
 }
 
 /// Bytes free where `path` is, or will be.

@@ -8,7 +8,7 @@ use super::daemon::Remote;
 use super::live::steps::Services;
 use super::machine::Machine;
 use crate::services::configuration::Configuration;
-use crate::services::container::Service;
+use crate::services::container::{Service, content};
 use crate::services::definition::Definition;
 use crate::services::engine::Engine;
 use crate::services::roster::Roster;
@@ -60,7 +60,7 @@ pub async fn of_release(
             let service = Service {
                 name: name.clone(),
                 image: reference.to_string(),
-                content: service.digest.to_string(),
+                content: content(service.digest.to_string(), &definition.spec, release),
                 spec: definition.spec,
             };
             services.insert(name.clone(), service);

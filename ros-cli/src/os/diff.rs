@@ -37,7 +37,6 @@ pub async fn diff(machine: &Machine, a: &str, b: &str) -> Result<Plan> {
     let at_boot = steps::needs_boot(&a.services, &b.services);
     plan.boot = match plan.class {
         Class::Reboot => Some("kernel or initrd change".into()),
-        Class::Runtime => Some("the daemon or ros itself changes".into()),
         _ => at_boot.first().map(|name| format!("{name} runs only at a boot")),
     };
     Ok(plan)

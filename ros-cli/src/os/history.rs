@@ -10,7 +10,8 @@ use ros_api::generation::Status;
 use ros_api::{Digest, Generation, durable, paths};
 use serde::{Deserialize, Serialize};
 
-use super::asked::now;
+use super::asked::{now, now_ms};
+use super::kexec::Platform;
 use super::live::steps::Act;
 use super::signature::Signed;
 
@@ -36,6 +37,15 @@ pub struct Receipt {
     pub class: String,
     /// Whether the machine was booted for it.
     pub reboot: bool,
+    /// Whether that was without firmware and boot loader.
+    #[serde(default)]
+    pub kexec: bool,
+    /// When services began to stop for the boot, in milliseconds since the epoch.
+    #[serde(default)]
+    pub down_from_ms: Option<u64>,
+    /// How long it took from then until the verdict over the boot.
+    #[serde(default)]
+    pub down_ms: Option<u64>,
     /// When it was begun, in seconds since the epoch.
     pub asked: u64,
     /// Bytes that the plan said would be fetched.
@@ -215,10 +225,26 @@ impl History {
             };
             if let Some(verdict) = verdict(known) {
                 (receipt.verdict, receipt.ended) = (verdict, Some(now()));
+                receipt.down_ms = receipt.down_from_ms.map(|from| now_ms().saturating_sub(from));
+                receipt.kexec &= !known.runs || Platform::of_machine().was_kexec();
                 self.put(&receipt)?;
             }
         }
         Ok(())
+    }
+
+    /// The machine goes down now, for the change that is not over if there is one.
+    ///
+    /// # Errors
+    /// When the receipt cannot be written.
+    pub fn goes_down(&self) -> Result<()> {
+        let pending = |receipt: &Receipt| receipt.reboot && receipt.verdict == Verdict::Pending;
+        match self.list()?.into_iter().rev().find(pending) {
+            Some(receipt) if receipt.down_from_ms.is_none() => {
+                self.put(&Receipt { down_from_ms: Some(now_ms()), ..receipt })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn path(&self, number: u32) -> PathBuf {
@@ -242,6 +268,9 @@ pub mod tests {
             digest: Digest::of(b"m"),
             class: "service".into(),
             reboot: false,
+            kexec: false,
+            down_from_ms: None,
+            down_ms: None,
             asked: 1,
             predicted: 10,
             fetched: Some(10),
@@ -288,6 +317,28 @@ pub mod tests {
         assert_eq!(words, ["put-back", "good"]);
         assert!(history.list().unwrap()[0].ended.is_some());
         assert_eq!(history.pending(2), None);
+    }
+
+    #[test]
+    fn how_long_a_boot_took_is_counted_from_the_first_shutdown() {
+        let dir = tempfile::tempdir().unwrap();
+        let history = History::at(dir.path());
+        history.goes_down().unwrap();
+        history.begin(Receipt { reboot: true, kexec: true, ..receipt(2) }).unwrap();
+        history.goes_down().unwrap();
+        let from = history.pending(2).unwrap().down_from_ms;
+        assert!(from.is_some());
+        history.goes_down().unwrap();
+        assert_eq!(
+            history.pending(2).unwrap().down_from_ms,
+            from,
+            "a try that failed is part of it"
+        );
+        let machine = machine(&[("v1", Status::Good), ("v2", Status::Good)]);
+        history.settle(&machine.installed, 2, &[]).unwrap();
+        let settled = history.list().unwrap().remove(0);
+        assert!(settled.down_ms.is_some());
+        assert!(!settled.kexec, "this test does not run on a machine that was booted so");
     }
 
     #[test]

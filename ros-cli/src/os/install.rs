@@ -12,7 +12,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ros_api::generation::Status;
 use ros_api::{Digest, Generation, Generations, Reference, Release, durable, paths};
 use serde::{Deserialize, Serialize};
@@ -95,7 +95,12 @@ impl Places {
         let bin = dir.join("bin");
         fs::create_dir(&bin).with_context(|| format!("create {}", bin.display()))?;
         for name in ["ros", "system-docker"] {
-            copy(&self.release.join("bin").join(name), &bin.join(name), 0o755)?;
+            let found = copy(&self.release.join("bin").join(name), &bin.join(name), 0o755)?;
+            let expected = release.programs.get(name).copied().unwrap_or(found);
+            ensure!(
+                found == expected,
+                "{name} of the release is damaged: expected {expected}, found {found}"
+            );
         }
         copy(&self.release.join("release.yml"), &dir.join("release.yml"), 0o644)?;
         durable::sync_parent(&bin.join("ros"))?;
@@ -125,7 +130,9 @@ mod tests {
         for name in ["boot/vmlinuz", "boot/initrd", "bin/ros", "bin/system-docker"] {
             fs::write(source.join(name), "b").unwrap();
         }
-        fs::write(source.join("release.yml"), release("v2", "b", &[]).to_yaml()).unwrap();
+        let mut release = release("v2", "b", &[]);
+        release.programs.insert("ros".into(), Digest::of(b"b"));
+        fs::write(source.join("release.yml"), release.to_yaml()).unwrap();
         Places {
             release: source,
             sets: BootSets::at(&dir.join("sets")),
@@ -159,6 +166,16 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_program_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(dir.path());
+        fs::write(places.release.join("bin/ros"), "x").unwrap();
+        let error = places.install(&order()).unwrap_err().to_string();
+        assert!(error.contains("ros of the release is damaged"), "{error}");
+        assert!(places.generations.list().unwrap().is_empty());
+    }
+
+    #[test]
     fn a_damaged_kernel_is_refused_and_a_torn_boot_set_is_made_anew() {
         let dir = tempfile::tempdir().unwrap();
         let places = places(dir.path());
@@ -173,6 +190,7 @@ mod tests {
         assert!(places.generations.list().unwrap().is_empty());
         fs::write(places.release.join("boot/initrd"), "b").unwrap();
         let set = dir.path().join("sets").join(Digest::of(b"b").hex());
+        assert!(!set.exists(), "what was copied of it is gone again");
         fs::create_dir_all(&set).unwrap();
         fs::write(set.join("vmlinuz"), "torn").unwrap();
         places.install(&order()).unwrap();

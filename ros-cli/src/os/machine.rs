@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use cloud_config::Settings;
 use ros_api::boot::{BootEnv, Mode};
 use ros_api::generation::{Pointer, Status};
+use ros_api::init::DaemonReport;
 use ros_api::{Generation, Generations, Reference, paths};
 
 use super::pins::Pins;
@@ -21,6 +22,8 @@ pub struct Machine {
     pub generations: Generations,
     /// Those that are installed, by number.
     pub installed: Vec<Generation>,
+    /// The generation whose daemon runs: its program is needed for every container that starts.
+    pub daemon: Option<u32>,
     /// The boot loader's environment; none on a machine without a BOOT partition.
     pub env: Option<BootEnv>,
     /// What is held.
@@ -45,7 +48,8 @@ impl Machine {
         };
         let pins = Pins::read(Path::new(paths::PINS))?;
         let settings = Configuration::load().settings;
-        Ok(Self { running, generations, installed, env, pins, settings })
+        let daemon = DaemonReport::read().and_then(|report| report.generation);
+        Ok(Self { running, generations, installed, daemon, env, pins, settings })
     }
 
     /// The generation that runs.
@@ -175,6 +179,7 @@ pub mod tests {
                 initrd: digest,
                 initrd_size: 5,
                 cmdline: String::new(),
+                without_init: Some(Digest::of(b"initrd without /init")),
             },
             programs: BTreeMap::from([("ros".into(), Digest::of(b"ros"))]),
             services: services
@@ -207,6 +212,7 @@ pub mod tests {
             },
             generations: Generations::at(Path::new("/nonexistent")),
             installed: installed.iter().enumerate().map(generation).collect(),
+            daemon: Some(1),
             env: Some(env),
             pins: Pins::default(),
             settings: Settings::default(),

@@ -27,6 +27,7 @@ pub mod fetch;
 pub mod history;
 pub mod install;
 pub mod installer;
+pub mod kexec;
 pub mod list;
 pub mod live;
 pub mod machine;

@@ -7,6 +7,7 @@ use ros_api::{Digest, Reference, Release, paths};
 use serde::Serialize;
 
 use super::daemon::{Layer, Remote};
+use super::live::daemon;
 use super::live::steps::Step;
 use super::signature::Signed;
 
@@ -20,7 +21,9 @@ pub enum Class {
     Service,
     /// The daemon too.
     Runtime,
-    /// The kernel, or what is in the initrd.
+    /// The kernel, or what is in the initrd; the kernel that runs starts the next.
+    Kexec,
+    /// The same, by firmware and boot loader.
     Reboot,
 }
 
@@ -32,6 +35,7 @@ impl Class {
             Self::None => "none",
             Self::Service => "service",
             Self::Runtime => "runtime",
+            Self::Kexec => "kexec",
             Self::Reboot => "reboot",
         }
     }
@@ -78,8 +82,16 @@ pub struct Plan {
     pub rights: Vec<String>,
     /// Why the machine has to be booted; none when it has not.
     pub boot: Option<String>,
+    /// Without firmware and boot loader.
+    pub kexec: bool,
+    /// Why not, although it is wanted.
+    pub no_kexec: Option<String>,
+    /// Whether the daemon itself is replaced.
+    pub daemon: bool,
     /// Whether kernel or initrd change.
     pub boot_set: bool,
+    /// Nothing in it does but PID 1, which is replaced by the next boot, whenever that is.
+    pub init_only: bool,
     /// Kernel versions, when they differ.
     pub kernel: Option<(String, String)>,
     /// Bytes to fetch.
@@ -109,10 +121,11 @@ impl Plan {
         let services = services(old, new);
         let fetch = bytes(images);
         let boot_set = old.boot_set.digest != new.boot_set.digest;
+        let init_only = old.boot_set.differs_in_init_only(&new.boot_set);
         let class = match () {
-            () if boot_set => Class::Reboot,
-            () if old.version == new.version && services.is_empty() => Class::None,
-            () if !same_programs(old, new) => Class::Runtime,
+            () if boot_set && !init_only => Class::Reboot,
+            () if !boot_set && old.version == new.version && services.is_empty() => Class::None,
+            () if boot_set || !same_programs(old, new) => Class::Runtime,
             () => Class::Service,
         };
         Self {
@@ -129,7 +142,11 @@ impl Plan {
             steps: Vec::new(),
             rights: Vec::new(),
             boot: None,
+            kexec: false,
+            no_kexec: None,
+            daemon: old.changes_program(new, daemon::NAME),
             boot_set,
+            init_only,
             kernel: (old.kernel != new.kernel).then(|| (old.kernel.clone(), new.kernel.clone())),
             fetch,
             state_bytes: fetch * UNPACKED + RESERVE,
@@ -158,9 +175,11 @@ impl Plan {
         if let Some(signed) = &self.signed {
             line("signed", signed.to_string());
         }
-        let way = match &self.boot {
-            Some(why) => format!("by a reboot: {why}"),
-            None => "without a reboot".into(),
+        let way = match (&self.boot, &self.no_kexec) {
+            (Some(why), _) if self.kexec => format!("by kexec: {why}"),
+            (Some(why), Some(not)) => format!("by a reboot: {why} (no kexec: {not})"),
+            (Some(why), None) => format!("by a reboot: {why}"),
+            (None, _) => "without a reboot".into(),
         };
         line("class", format!("{}, {way}", self.class.word()));
         if self.services.is_empty() {
@@ -183,15 +202,21 @@ impl Plan {
         for held in &self.held {
             line("held", held.clone());
         }
+        if self.daemon {
+            let how = if self.boot.is_none() { ", containers keep running" } else { "" };
+            line("daemon", format!("changed{how}"));
+        }
         for right in &self.rights {
             line("rights", right.clone());
         }
         let kernel =
             self.kernel.as_ref().map(|(old, new)| format!(": {old} -> {new}")).unwrap_or_default();
-        line(
-            "boot set",
-            if self.boot_set { format!("changed{kernel}") } else { "unchanged".into() },
-        );
+        let boot_set = match (self.boot_set, self.init_only && self.boot.is_none()) {
+            (false, _) => "unchanged".into(),
+            (true, true) => "PID 1 alone changed: tried at the next boot".into(),
+            (true, false) => format!("changed{kernel}"),
+        };
+        line("boot set", boot_set);
         match &self.file {
             Some(file) => line("read", format!("{} of {file}", size(self.fetch))),
             None => line("fetch", size(self.fetch)),
@@ -260,7 +285,16 @@ mod tests {
         other_programs.programs.insert("ros".into(), Digest::of(b"other"));
         let mut no_programs = release("v2", "b", &[("ntp", "1"), ("udev", "1")]);
         no_programs.programs.clear();
+        let mut other_init = release("v1", "c", &[("ntp", "1"), ("udev", "1")]);
+        other_init.boot_set.kernel = old.boot_set.kernel;
+        let mut unknown = other_init.clone();
+        unknown.boot_set.without_init = None;
+        let mut other_modules = other_init.clone();
+        other_modules.boot_set.without_init = Some(Digest::of(b"others"));
         let table = [
+            (other_init, Class::Runtime, 0),
+            (unknown, Class::Reboot, 0),
+            (other_modules, Class::Reboot, 0),
             (release("v1", "b", &[("ntp", "1"), ("udev", "1")]), Class::None, 0),
             (release("v2", "b", &[("ntp", "1"), ("udev", "1")]), Class::Service, 0),
             (other_programs, Class::Runtime, 1),

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Cut anywhere, the next run goes on: a generation is gone with the first rename. Never removed: what runs, what
-//! boots, what is good or on trial, what is pinned, and the newest, whose number must not come again.
+//! boots, whose daemon runs, what is good or on trial, what is pinned, and the newest, whose number must not come again.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,6 +30,7 @@ pub fn dispensable(machine: &Machine, keep: usize) -> Vec<Generation> {
     let pointed = [Pointer::Current, Pointer::Good].map(|p| machine.generations.pointer(p));
     let mut held: BTreeSet<u32> = pointed.into_iter().flatten().collect();
     held.insert(machine.running.generation);
+    held.extend(machine.daemon);
     held.extend(machine.default_generation());
     held.extend(machine.trial().map(|(number, _)| number));
     held.extend(machine.installed.last().map(|newest| newest.number));
@@ -131,14 +132,10 @@ mod tests {
             env.set_trial(5);
         }
         machine.pins.versions.insert("v3".into());
-        for (keep, expected) in [
-            (9, vec![]),
-            (7, vec![]),
-            (6, vec![1]),
-            (5, vec![1, 6]),
-            (1, vec![1, 6]),
-            (0, vec![1, 6]),
-        ] {
+        machine.daemon = Some(6);
+        for (keep, expected) in
+            [(9, vec![]), (7, vec![]), (6, vec![1]), (5, vec![1]), (1, vec![1]), (0, vec![1])]
+        {
             let numbers: Vec<u32> =
                 dispensable(&machine, keep).iter().map(|generation| generation.number).collect();
             assert_eq!(numbers, expected, "keep {keep}");

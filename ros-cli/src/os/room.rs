@@ -78,8 +78,15 @@ mod tests {
         let size = PART as u64;
         let digest = BootSet::identity(&kernel, &initrd, "");
         let cmdline = String::new();
-        release.boot_set =
-            BootSet { digest, kernel, kernel_size: size, initrd, initrd_size: size, cmdline };
+        release.boot_set = BootSet {
+            digest,
+            kernel,
+            kernel_size: size,
+            initrd,
+            initrd_size: size,
+            cmdline,
+            without_init: None,
+        };
         release
     }
 

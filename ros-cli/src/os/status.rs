@@ -175,7 +175,10 @@ impl OsStatus {
             let became = self.became(asked);
             line("asked", format!("{version} (generation {generation}, by {by}): {became}"));
         }
-        if let Some(trial) = &self.trial {
+        let awaits_boot = |trial: &&TrialNow| trial.generation == *generation;
+        if self.trial.as_ref().filter(awaits_boot).is_some_and(|trial| trial.tries_left > 0) {
+            line("trial", "at the next boot: its PID 1 is new".into());
+        } else if let Some(trial) = &self.trial {
             line(
                 "trial",
                 format!("generation {}, {} tries left", trial.generation, trial.tries_left),

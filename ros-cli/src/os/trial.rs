@@ -139,8 +139,19 @@ impl Trial {
             self.put(&generation, Status::Good)?;
         }
         self.point(number)?;
-        self.env.set_default(number);
+        self.boots(number);
         self.write()
+    }
+
+    /// Has `number` boot from now on: on trial, when its boot set is not the one that the default came up with.
+    fn boots(&mut self, number: u32) {
+        let set = |number| self.generations.get(number).ok().map(|generation| generation.boot_set);
+        let default = self.env.default_generation();
+        if default.is_none_or(|default| default == number || set(default) == set(number)) {
+            self.env.set_default(number);
+        } else {
+            self.env.set_trial(number);
+        }
     }
 
     /// Generation `number` was switched to in the running system and is sick; `from` runs again.
@@ -151,8 +162,8 @@ impl Trial {
         let noted = self.generations.get(number).map_err(anyhow::Error::from);
         let noted =
             noted.and_then(|sick| self.put(&sick, Status::Failed { reason: reason.to_owned() }));
-        if self.env.default_generation() == Some(number) {
-            self.env.set_default(from);
+        if self.env.default_generation() == Some(number) || self.is_of(number) {
+            self.boots(from);
             self.write()?;
         }
         self.point(from)?;

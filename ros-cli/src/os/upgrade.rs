@@ -7,14 +7,16 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use cloud_config::{Sources, load};
-use ros_api::boot::InitRequest;
+use ros_api::boot::TRIES;
 use ros_api::generation::Status;
+use ros_api::init::{DaemonReport, InitRequest};
 use ros_api::{Generation, Reference, Release, paths};
 use rustix::fs::{FlockOperation, flock};
 
 use super::asked::{Asked, now};
 use super::daemon::Remote;
 use super::history::{History, Receipt, Verdict};
+use super::kexec::Platform;
 use super::live::{start, steps};
 use super::machine::Machine;
 use super::pins::generation_with;
@@ -39,6 +41,8 @@ pub struct How {
     pub no_reboot: bool,
     /// Boot, although services could be replaced in the running system.
     pub reboot: bool,
+    /// Boot without firmware and boot loader, if a boot is needed; none: as it is configured.
+    pub kexec: Option<bool>,
     /// Although it is pinned, or failed before.
     pub force: bool,
     /// Ask no question.
@@ -51,6 +55,12 @@ pub struct How {
     pub dry_run: bool,
     /// Kernel arguments to add.
     pub append: String,
+}
+
+impl How {
+    fn kexec(&self, machine: &Machine) -> bool {
+        self.kexec.unwrap_or(machine.settings.ros.upgrade.kexec) && !self.no_reboot
+    }
 }
 
 /// Upgrades (or downgrades) to the release that `asked` means.
@@ -86,6 +96,7 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
     plan.steps = steps::steps(&old, &new);
     plan.rights = rights::changes(&old, &new);
     plan.boot = why_boot(&machine, &plan, &how.append, how, &steps::needs_boot(&old, &new));
+    plan.boot_by_kexec(how.kexec(&machine), &Platform::of_machine());
     if let Some(current) = machine.current().filter(|_| plan.class == Class::None)
         && (current.digest, &current.append) == (remote.digest, &how.append)
     {
@@ -136,6 +147,9 @@ impl Change<'_> {
             digest: generation.digest,
             class: self.plan.class.word().to_owned(),
             reboot: self.plan.boot.is_some(),
+            kexec: self.plan.kexec,
+            down_from_ms: None,
+            down_ms: None,
             asked: now(),
             predicted: self.plan.over_network(),
             fetched: self.fetched,
@@ -169,14 +183,19 @@ fn why_boot(
     how: &How,
     at_boot: &BTreeSet<String>,
 ) -> Option<String> {
+    // What was switched to with another PID 1 waits for its next boot to become the default.
+    let awaits_boot = |number| machine.trial() == Some((number, TRIES));
     let is_settled = |runs: &Generation| {
-        runs.status == Status::Good && machine.default_generation() == Some(runs.number)
+        let boots = machine.default_generation() == Some(runs.number) || awaits_boot(runs.number);
+        runs.status == Status::Good && boots
     };
     let runs = machine.current();
     match plan.class {
         _ if how.reboot || how.no_reboot => Some("asked for".into()),
-        Class::Reboot => Some("kernel or initrd change".into()),
-        Class::Runtime => Some("the daemon or ros itself changes".into()),
+        Class::Kexec | Class::Reboot => Some("kernel or initrd change".into()),
+        _ if plan.daemon && DaemonReport::read().is_none() => {
+            Some("the daemon changes, and the PID 1 that runs cannot replace it".into())
+        }
         _ if runs.is_none_or(|runs| runs.append != append) => {
             Some("the kernel's arguments change".into())
         }
@@ -217,6 +236,7 @@ pub async fn rollback(version: Option<&str>, how: &How) -> Result<()> {
     let (old, new) = definitions::of_both(&engine, &machine, &release, image, &[]).await?;
     plan.steps = steps::steps(&old, &new);
     plan.boot = why_boot(&machine, &plan, append, how, &steps::needs_boot(&old, &new));
+    plan.boot_by_kexec(how.kexec(&machine), &Platform::of_machine());
     talk(&plan.text());
     confirm(&format!("Go back from {} to {}?", machine.version(), generation.version), how.yes)?;
     let change = Change { by: "rollback", plan: &plan, fetched: Some(0) };
@@ -350,11 +370,12 @@ async fn finish(
     }
     if change.plan.boot.is_none() {
         // A trial that was to be booted is none any more.
-        if let Some((tried, _)) = machine.trial() {
+        let others = |(tried, _): &(u32, u32)| *tried != machine.running.generation;
+        if let Some((tried, _)) = machine.trial().filter(others) {
             switch::call_off(&machine.generations, tried)?;
         }
         talk(
-            "services are replaced now; from here on it goes on without this command, to its end or back\n",
+            "replaced now, in the running system; from here on it goes on without this command, to its end or back\n",
         );
         start::switch(engine, generation).await?;
         talk(&format!("{version} runs (generation {number})\n"));
@@ -367,10 +388,14 @@ async fn finish(
         ));
         return Ok(());
     }
+    let (way, request) = match change.plan.kexec {
+        true => (" by kexec", InitRequest::Kexec { generation: *number }),
+        false => ("", InitRequest::Reboot),
+    };
     talk(&format!(
-        "rebooting into {version} (generation {number}, on trial); if it is not healthy, it goes back by itself\n"
+        "rebooting{way} into {version} (generation {number}, on trial); if it is not healthy, it goes back by itself\n"
     ));
-    request_of_init(Path::new(paths::INIT_CONTROL), InitRequest::Reboot)
+    request_of_init(Path::new(paths::INIT_CONTROL), request)
 }
 
 fn asked(generation: &Generation, by: &str) -> Asked {
@@ -422,11 +447,19 @@ mod tests {
             let why = why_boot(&machine, &plan, append, how, at_boot).unwrap();
             assert!(why.contains(word), "{why}");
         }
-        for (class, word) in [(Class::Reboot, "kernel"), (Class::Runtime, "daemon")] {
-            plan.class = class;
-            assert!(why_boot(&machine, &plan, "", &how, &none).unwrap().contains(word));
+        plan.class = Class::Reboot;
+        assert!(why_boot(&machine, &plan, "", &how, &none).unwrap().contains("kernel"));
+        plan.class = Class::Runtime;
+        assert_eq!(why_boot(&machine, &plan, "", &how, &none), None);
+        // No PID 1 here says which daemon runs.
+        plan.daemon = true;
+        assert!(why_boot(&machine, &plan, "", &how, &none).unwrap().contains("PID 1"));
+        (plan.class, plan.daemon) = (Class::Service, false);
+        if let Some(env) = &mut machine.env {
+            env.set_default(7);
+            env.set_trial(1);
         }
-        plan.class = Class::Service;
+        assert_eq!(why_boot(&machine, &plan, "", &how, &none), None);
         if let Some(env) = &mut machine.env {
             env.set_default(7);
         }

@@ -11,7 +11,7 @@ use bollard::models::{
     RestartPolicy, RestartPolicyNameEnum,
 };
 use ros_api::service::{Healthcheck, parse_duration_ms};
-use ros_api::{Digest, ServiceSpec, labels};
+use ros_api::{Digest, Release, ServiceSpec, labels, paths};
 
 /// Raised when this translation changes what it makes of the same definition.
 const TRANSLATION: u32 = 1;
@@ -112,6 +112,18 @@ impl Service {
             restart_policy: Some(restart_policy(spec)?),
             ..Default::default()
         })
+    }
+}
+
+/// What makes a service's image another one: its digest, and `ros` when that is mounted into it to run there. A oneshot
+/// has had its effect: that another `ros` would do it next time is no change.
+#[must_use]
+pub fn content(image: String, spec: &ServiceSpec, release: &Release) -> String {
+    let ros = format!("{}/ros:", paths::RUN_BIN);
+    let runs_ros = !spec.ros.oneshot && spec.volumes.iter().any(|mount| mount.starts_with(&ros));
+    match release.programs.get("ros").filter(|_| runs_ros) {
+        Some(program) => format!("{image} {program}"),
+        None => image,
     }
 }
 
@@ -329,6 +341,23 @@ mod tests {
         other.content = "sha256:2".into();
         assert_ne!(one.hash(), other.hash());
         assert_ne!(one.hash(), service("cap_add: [B]").hash());
+    }
+
+    #[test]
+    fn another_ros_is_a_change_of_what_runs_it_all_the_time() {
+        let old = crate::os::machine::tests::release("v1", "b", &[]);
+        let mut new = old.clone();
+        new.programs.insert("ros".into(), Digest::of(b"other"));
+        let ros = "volumes: ['/run/ros/bin/ros:/usr/bin/ros:ro']";
+        for (yaml, changes) in [
+            (ros.to_owned(), true),
+            (format!("{ros}\nx-ros: {{oneshot: true}}"), false),
+            ("volumes: ['/run/ros:/run/ros']".to_owned(), false),
+        ] {
+            let spec = service(&yaml).spec;
+            let of = |release| content("sha256:1".into(), &spec, release);
+            assert_eq!(of(&old) != of(&new), changes, "{yaml}");
+        }
     }
 
     #[test]

@@ -96,7 +96,11 @@ impl Engine {
         }
     }
 
-    async fn reached() -> Result<Self> {
+    /// The daemon, if it answers now.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn reached() -> Result<Self> {
         let engine = Self::connect()?;
         engine.docker.ping().await?;
         Ok(engine)

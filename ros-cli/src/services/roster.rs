@@ -10,7 +10,7 @@ use ros_api::boot::BootReport;
 use ros_api::{Generations, Reference, Release, durable, labels, paths};
 use serde_json::Value;
 
-use super::container::Service;
+use super::container::{self, Service};
 use super::definition::Definition;
 use super::engine::Engine;
 
@@ -114,7 +114,7 @@ impl Roster {
             ];
             let content = Some(service.digest.to_string());
             match known(engine, &names, content).await {
-                Ok(image) => roster.add(name, image, changes.get(name)),
+                Ok(image) => roster.add(&running.release, name, image, changes.get(name)),
                 Err(error) => {
                     roster.missing.insert(name.clone(), format!("{error:#}"));
                 }
@@ -122,13 +122,13 @@ impl Roster {
         }
         for (name, change) in changes {
             if !running.release.services.contains_key(name) {
-                roster.bring_along(engine, name, change).await;
+                roster.bring_along(engine, &running.release, name, change).await;
             }
         }
         roster
     }
 
-    fn add(&mut self, name: &str, image: Known, change: Option<&Value>) {
+    fn add(&mut self, release: &Release, name: &str, image: Known, change: Option<&Value>) {
         let definition = Definition::of(name, image.label.as_deref(), change);
         self.warnings.extend(definition.warnings);
         if !definition.enabled {
@@ -138,14 +138,20 @@ impl Roster {
         let service = Service {
             name: name.to_owned(),
             image: image.name,
-            content: image.content,
+            content: container::content(image.content, &definition.spec, release),
             spec: definition.spec,
         };
         self.services.insert(name.to_owned(), service);
     }
 
     /// A service of the configuration's own needs an `image` that is here already.
-    async fn bring_along(&mut self, engine: &Engine, name: &str, change: &Value) {
+    async fn bring_along(
+        &mut self,
+        engine: &Engine,
+        release: &Release,
+        name: &str,
+        change: &Value,
+    ) {
         let definition = Definition::of(name, None, Some(change));
         if !definition.enabled {
             self.disabled.push(name.to_owned());
@@ -157,7 +163,7 @@ impl Roster {
             return;
         };
         match known(engine, &[image], None).await {
-            Ok(image) => self.add(name, image, Some(change)),
+            Ok(image) => self.add(release, name, image, Some(change)),
             Err(error) => {
                 self.missing.insert(name.to_owned(), format!("{error:#}"));
             }

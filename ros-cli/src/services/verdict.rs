@@ -5,7 +5,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use ros_api::boot::{Attempt, InitRequest, Reached};
+use ros_api::boot::{Attempt, Reached};
+use ros_api::init::InitRequest;
 use ros_api::{Generations, durable, paths};
 
 use super::applied;
@@ -85,6 +86,7 @@ fn settle_earlier(trial: &mut Trial, running: u32) {
 /// # Errors
 /// When it cannot be kept.
 pub fn orderly_shutdown() -> Result<()> {
+    said(History::of_machine().goes_down());
     let Some(running) = super::roster::running_generation() else { return Ok(()) };
     let is_sick = ServicesReport::read().is_ok_and(|report| !report.sick_essentials().is_empty());
     if is_sick {

@@ -1,5 +1,5 @@
-//! What the boot loader, PID 1 and `ros` tell each other: GRUB's environment block, the boot report, how
-//! far a boot came, and what may be asked of PID 1.
+//! What the boot loader, the boot stage and `ros` tell each other: GRUB's environment block, the boot report, and how
+//! far a boot came.
 //!
 //! The trial protocol (`ros_*` are variables in GRUB's environment block; `grub.cfg` never changes):
 //!
@@ -7,6 +7,7 @@
 //!  ros os upgrade      ros_trial=2 ros_tries=3                       (ros_default=1 stays)
 //!  GRUB, each boot     ros_trial set and ros_tries>0 → ros_tries-=1, saved, boots 2
 //!                      else boots ros_default
+//!  kexec into 2        ros_tries-=1, saved by PID 1: GRUB has no part in it
 //!  2 reports success   ros_default=2, ros_trial= ros_tries=          (ros bring-up)
 //!  ros os try          ros_trial=2 ros_tries=1 ros_once=yes          (success: all three empty, ros_default=1 stays)
 //!  orderly reboot      of a trial: ros_tries is put back to 3        (a user's own reboot is not counted)
@@ -157,6 +158,17 @@ impl BootEnv {
         self.vars.insert("ros_once".into(), "yes".into());
     }
 
+    /// Takes one of the tries that `number` has left, as the boot loader does; whether anything changed.
+    pub fn take_try(&mut self, number: u32) -> bool {
+        let Some((_, left)) =
+            self.trial().filter(|(on_trial, left)| *on_trial == number && *left > 0)
+        else {
+            return false;
+        };
+        self.vars.insert("ros_tries".into(), (left - 1).to_string());
+        true
+    }
+
     /// Whether the trial is for one boot only.
     #[must_use]
     pub fn is_once(&self) -> bool {
@@ -200,14 +212,25 @@ pub fn menu(entries: &[MenuEntry<'_>]) -> String {
 fn menu_entry(entry: &MenuEntry<'_>) -> String {
     let MenuEntry { number, version, status, boot_set, append } = entry;
     let hex = boot_set.digest.hex();
-    let arguments = format!("{} {ARG_GENERATION}={number} {append}", boot_set.cmdline);
-    let arguments: Vec<String> = arguments.split_whitespace().map(grub_word).collect();
+    let arguments = kernel_arguments(boot_set, *number, append);
+    let arguments: Vec<String> = arguments.iter().map(|word| grub_word(word)).collect();
     let title =
         format!("ros {version} (generation {number}, {status})").replace(['"', '$', '\\'], "_");
     format!(
         "menuentry \"{title}\" --id gen-{number} {{\n  linux$ros_bits /sets/{hex}/vmlinuz {}\n  initrd$ros_bits /sets/{hex}/initrd\n}}\n",
         arguments.join(" ")
     )
+}
+
+/// What the kernel is told when generation `number` boots.
+#[must_use]
+pub fn kernel_arguments(
+    boot_set: &crate::release::BootSet,
+    number: u32,
+    append: &str,
+) -> Vec<String> {
+    let arguments = format!("{} {ARG_GENERATION}={number} {append}", boot_set.cmdline);
+    arguments.split_whitespace().map(str::to_owned).collect()
 }
 
 /// A word that GRUB's shell takes as it is (GRUB manual, "Quoting").
@@ -297,40 +320,6 @@ pub enum Reached {
     Shutdown,
 }
 
-/// What may be asked of PID 1 through [`crate::paths::INIT_CONTROL`]; one word a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InitRequest {
-    /// Orderly reboot.
-    Reboot,
-    /// Orderly power off.
-    Poweroff,
-    /// Orderly halt.
-    Halt,
-    /// End the daemon and start it again; containers keep running.
-    RestartDaemon,
-}
-
-impl InitRequest {
-    /// The word on the wire.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Reboot => "reboot",
-            Self::Poweroff => "poweroff",
-            Self::Halt => "halt",
-            Self::RestartDaemon => "restart-daemon",
-        }
-    }
-
-    /// The request that `word` asks for.
-    #[must_use]
-    pub fn parse(word: &str) -> Option<Self> {
-        [Self::Reboot, Self::Poweroff, Self::Halt, Self::RestartDaemon]
-            .into_iter()
-            .find(|request| request.word() == word.trim())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,6 +395,7 @@ mod tests {
             initrd: digest,
             initrd_size: 1,
             cmdline: "console=tty0 quiet".into(),
+            without_init: None,
         };
         let entry = MenuEntry {
             number: 2,

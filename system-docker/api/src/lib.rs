@@ -5,6 +5,7 @@
 pub mod boot;
 pub mod durable;
 pub mod generation;
+pub mod init;
 pub mod labels;
 pub mod paths;
 pub mod reference;

@@ -52,7 +52,11 @@ pub const RUN_ROS: &str = "/run/ros";
 pub const RUN_BIN: &str = "/run/ros/bin";
 /// `release.yml` of the running generation.
 pub const RUN_RELEASE: &str = "/run/ros/release.yml";
-/// A FIFO that PID 1 reads: one word a line, see [`crate::boot::InitRequest`].
+/// The daemon that PID 1 keeps: a link to a generation's `bin/system-docker`.
+pub const RUN_DAEMON: &str = "/run/ros/daemon";
+/// What PID 1 tells about it: [`crate::init::DaemonReport`].
+pub const DAEMON_REPORT: &str = "/run/ros/daemon.json";
+/// A FIFO that PID 1 reads: one request a line, see [`crate::init::InitRequest`].
 pub const INIT_CONTROL: &str = "/run/ros/init.ctl";
 /// What the boot stage did, with times: [`crate::boot::BootReport`].
 pub const BOOT_REPORT: &str = "/run/ros/boot.json";

@@ -64,9 +64,21 @@ pub struct BootSet {
     /// Kernel arguments that this boot set needs (`console=…`, `panic=…`).
     #[serde(default)]
     pub cmdline: String,
+    /// Digest of all that is in the initrd but `/init`, when that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without_init: Option<Digest>,
 }
 
 impl BootSet {
+    /// Whether the two differ in nothing but `/init`: the program that is PID 1, and the daemon.
+    #[must_use]
+    pub fn differs_in_init_only(&self, other: &Self) -> bool {
+        self.digest != other.digest
+            && (self.kernel, &self.cmdline) == (other.kernel, &other.cmdline)
+            && self.without_init.is_some()
+            && self.without_init == other.without_init
+    }
+
     /// The digest that names a boot set.
     #[must_use]
     pub fn identity(kernel: &Digest, initrd: &Digest, cmdline: &str) -> Digest {
@@ -126,6 +138,12 @@ impl Release {
     #[must_use]
     pub fn to_yaml(&self) -> String {
         serde_yaml::to_string(self).expect("a release has a YAML form")
+    }
+
+    /// Whether `other` has another `program`. What neither says is the same for both.
+    #[must_use]
+    pub fn changes_program(&self, other: &Self, program: &str) -> bool {
+        self.programs.get(program) != other.programs.get(program)
     }
 
     /// Full name of a service's image, given the reference the release itself was pulled by.

@@ -95,14 +95,20 @@ impl Check {
 }
 
 impl Engine {
-    /// Begins to probe, if the container has a health check.
-    pub(super) fn watch_health(self: &Arc<Self>, container: &Arc<Container>, process: &Process) {
+    /// Begins to probe, if the container has a health check; at once when it was well before this daemon began.
+    pub(super) fn watch_health(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        process: &Process,
+        at_once: bool,
+    ) {
         let config = container.record().config.healthcheck.clone();
         let Some(check) = config.as_ref().and_then(Check::of) else {
             *container.health() = None;
             return;
         };
-        let probing = Arc::clone(self).probe_on(Arc::clone(container), process.clone(), check);
+        let probing =
+            Arc::clone(self).probe_on(Arc::clone(container), process.clone(), check, at_once);
         let task = tokio::spawn(probing).abort_handle();
         *container.health() =
             Some(Health { status: "starting", failing_streak: 0, log: VecDeque::new(), task });
@@ -115,11 +121,19 @@ impl Engine {
         }
     }
 
-    async fn probe_on(self: Arc<Self>, container: Arc<Container>, process: Process, check: Check) {
+    async fn probe_on(
+        self: Arc<Self>,
+        container: Arc<Container>,
+        process: Process,
+        check: Check,
+        mut at_once: bool,
+    ) {
         let since = Instant::now();
         loop {
             let status = container.health().as_ref().map_or("starting", |health| health.status);
-            tokio::time::sleep(check.pause(since, status)).await;
+            if !std::mem::take(&mut at_once) {
+                tokio::time::sleep(check.pause(since, status)).await;
+            }
             let paused =
                 matches!(container.record().state, super::State::Running { paused: true, .. });
             if paused {

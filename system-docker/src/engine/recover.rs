@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use anyhow::{Result, bail};
 use bollard_stubs::models::RestartPolicyNameEnum as Policy;
 use ros_runtime::{Exit, Phase, Process};
 
@@ -11,6 +12,37 @@ use super::container::{Container, Record, State};
 use super::time::now;
 
 impl Engine {
+    /// Whether every container that runs can be taken up. Nothing is changed by it, neither containers nor records: a
+    /// daemon that cannot do this must leave them to one that can.
+    ///
+    /// # Errors
+    /// Names those that cannot.
+    pub async fn check_take_over(&self) -> Result<()> {
+        let all: Vec<Arc<Container>> = self.containers().values().cloned().collect();
+        let mut lost = Vec::new();
+        for container in all {
+            let record = container.record();
+            if record.state.is_running()
+                && record.boot_id == self.boot_id
+                && !self.is_found(&container.id).await
+            {
+                lost.push(record.name.clone());
+            }
+        }
+        if !lost.is_empty() {
+            bail!("cannot re-attach to {}", lost.join(", "));
+        }
+        Ok(())
+    }
+
+    /// Whether there is a trace of its process, which may have ended meanwhile.
+    async fn is_found(&self, id: &str) -> bool {
+        match self.runtime.reattach(id).await {
+            Ok(Some(process)) => process.status().await.is_ok(),
+            _ => false,
+        }
+    }
+
     /// Takes up what there is.
     pub async fn recover(self: &Arc<Self>) {
         self.sweep_strangers().await;
@@ -48,18 +80,44 @@ impl Engine {
         };
         match (record.state.clone(), process) {
             (State::Running { .. }, Some(process)) => self.take_up(container, process).await,
-            (State::Running { .. } | State::Restarting { .. }, _) => {
-                let exit = recorded_exit(container).unwrap_or_else(|| Exit::unknown(now()));
-                self.note_end(container, exit, same_boot).await;
+            (_, Some(process)) if is_running(&process).await => {
+                self.believe(container, &process);
+                self.take_up(container, process).await;
             }
-            (_, Some(process)) => {
-                // Made, and not started when the daemon died.
-                if let Err(error) = process.delete().await {
+            (state, process) => {
+                // Made and not started, or ended and not taken away, when the daemon died: in the way of a start.
+                if let Some(process) = process
+                    && let Err(error) = process.delete().await
+                {
                     tracing::warn!("container {}: {error}", container.id);
                 }
-                self.start_at_boot(container, same_boot);
+                self.recover_ended(container, &state, same_boot).await;
             }
-            (_, None) => self.start_at_boot(container, same_boot),
+        }
+    }
+
+    async fn recover_ended(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        was: &State,
+        same_boot: bool,
+    ) {
+        if matches!(was, State::Running { .. } | State::Restarting { .. }) {
+            let exit = recorded_exit(container).unwrap_or_else(|| Exit::unknown(now()));
+            self.note_end(container, exit, same_boot).await;
+        } else {
+            self.start_at_boot(container, same_boot);
+        }
+    }
+
+    /// Whatever the record says, its process runs: the daemon died between the start and the record, or one that did
+    /// not find it wrote that it had ended.
+    fn believe(&self, container: &Container, process: &Process) {
+        let pid = process.pid();
+        tracing::warn!("container {}: it runs as {pid}, other than its record says", container.id);
+        let state = State::Running { pid, started_at: now(), paused: false };
+        if let Err(error) = container.change(|record| record.state = state) {
+            tracing::error!("container {}: {error}", container.id);
         }
     }
 
@@ -73,7 +131,7 @@ impl Engine {
             }
             _ => {
                 self.take_up_network(container, process.pid()).await;
-                self.watch_health(container, &process);
+                self.watch_health(container, &process, true);
                 tokio::spawn(Arc::clone(self).watch_exit(Arc::clone(container), process));
             }
         }
@@ -114,6 +172,11 @@ impl Engine {
             }
         });
     }
+}
+
+async fn is_running(process: &Process) -> bool {
+    let phase = process.status().await.map(|status| status.phase);
+    matches!(phase, Ok(Phase::Running | Phase::Orphaned))
 }
 
 /// `always` starts at a boot even what was stopped by hand, as in Docker.

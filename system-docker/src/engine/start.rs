@@ -34,7 +34,7 @@ impl Engine {
         match self.bring_to_life(container).await {
             Ok(process) => {
                 self.events().container(container, "start", &[]);
-                self.watch_health(container, &process);
+                self.watch_health(container, &process, false);
                 tokio::spawn(Arc::clone(self).watch_exit(Arc::clone(container), process));
                 Ok(())
             }

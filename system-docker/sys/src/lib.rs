@@ -5,6 +5,7 @@
 
 pub mod block;
 pub mod ext4;
+pub mod kexec;
 pub mod mount;
 pub mod signal;
 pub mod spawn;

@@ -45,6 +45,24 @@ pub enum Change {
         /// The version.
         version: &'static str,
     },
+    /// The version stays, another one goes.
+    Prunes {
+        /// The version.
+        version: &'static str,
+        /// The one that goes.
+        gone: &'static str,
+    },
+}
+
+impl Change {
+    /// Whether a machine that runs `version` may be as it was before.
+    #[must_use]
+    pub fn may_be_before(&self, version: &str) -> bool {
+        match self {
+            Self::Version { old, .. } => *old == version,
+            Self::Grows { version: only } | Self::Prunes { version: only, .. } => *only == version,
+        }
+    }
 }
 
 /// All scenarios, in the order in which they follow each other.
@@ -77,6 +95,21 @@ pub const ALL: &[Scenario] = &[
             Step::Down,
         ],
         change: Change::Version { old: "v1.2", new: "v1.0" },
-        again: Some("ros os rollback -f --stage v1.0"),
+        // On trial, and called off again.
+        again: Some("ros os rollback -f --no-reboot v1.0 && ros os upgrade -f -i os:v1.2"),
+    },
+    // A third generation is the newest, whose number is kept: so the second may go, with its boot set and its images.
+    Scenario {
+        name: "prune",
+        steps: &[
+            Step::Up,
+            Step::Witness(2),
+            Step::Run("ros os upgrade -f --stage -i os:v1.1"),
+            Step::Run("ros os prune --keep 1"),
+            Step::Witness(2),
+            Step::Down,
+        ],
+        change: Change::Prunes { version: "v1.0", gone: "v1.2" },
+        again: Some("ros os prune --keep 1"),
     },
 ];

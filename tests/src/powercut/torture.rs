@@ -171,6 +171,10 @@ impl Torture<'_> {
                 let grown = seen.state_size > before(self.pristine)?;
                 if grown { Outcome::New } else { Outcome::Old }
             }
+            Change::Prunes { version: only, gone } if version == only => {
+                let there = seen.installed.iter().any(|installed| installed == gone);
+                if there { Outcome::Old } else { Outcome::New }
+            }
             _ => bail!("{version} would boot next"),
         })
     }
@@ -200,9 +204,8 @@ impl Torture<'_> {
         ensure!(host == "torture", "the host is called {host:?}: its configuration is gone");
         let services = guest.ok("ros service list --format json")?;
         ensure!(!services.contains("\"ready\":false"), "not all are ready: {services}");
-        if let Change::Version { old, .. } = self.scenario.change
-            && let Some(again) = self.scenario.again.filter(|_| version == old)
-        {
+        let before = self.scenario.change.may_be_before(&version);
+        if let Some(again) = self.scenario.again.filter(|_| before) {
             let ran = guest.run(again)?;
             ensure!(ran.status == 0, "after {cut:?}, {again:?}: {ran:?}");
         }

@@ -42,10 +42,12 @@ fn services_go_up_and_back_without_a_reboot() -> Result<()> {
     ensure!(receipt["services"][0]["gap_ms"].as_u64() > Some(0), "{receipt}");
     eprintln!("upgrade: {receipt}");
 
-    site.guest.ok("ros os rollback -f")?;
+    let took = site
+        .guest
+        .ok("cut -d' ' -f1 /proc/uptime; ros os rollback -f; cut -d' ' -f1 /proc/uptime")?;
     runs(&site, &boot, "v1.0", 1)?;
     ensure!(pids(&site, &UNTOUCHED)? == before, "a service that did not change was restarted");
-    eprintln!("rollback: {}", self::receipt(&site)?);
+    eprintln!("rollback, seconds after the kernel started: {took:?}: {}", self::receipt(&site)?);
 
     // What was switched to is what boots.
     site.guest.ok("ros os rollback -f v1.1")?;
@@ -265,7 +267,7 @@ fn upgrade(site: &Site) -> Result<Child> {
 }
 
 /// Starts an upgrade and does not wait for it.
-fn upgrade_to(site: &Site, version: &str) -> Result<Child> {
+pub fn upgrade_to(site: &Site, version: &str) -> Result<Child> {
     let mut ssh = site.guest.ssh();
     let command = format!("echo $$ > /tmp/upgrade.pid; exec ros os upgrade -f -i os:{version}");
     ssh.arg(format!("sudo -n sh -c '{command}'"));
@@ -274,7 +276,7 @@ fn upgrade_to(site: &Site, version: &str) -> Result<Child> {
 }
 
 /// The machine runs `version` as generation `number`, which is good and boots by default, and was not booted since.
-fn runs(site: &Site, boot: &str, version: &str, number: u32) -> Result<()> {
+pub fn runs(site: &Site, boot: &str, version: &str, number: u32) -> Result<()> {
     let id = site.guest.ok("cat /proc/sys/kernel/random/boot_id")?;
     ensure!(id == boot, "the machine was booted: {boot} {id}");
     ensure!(site.version()? == version, "{}", site.version()?);
@@ -304,7 +306,7 @@ fn consoles(site: &Site) -> Result<Vec<String>> {
 }
 
 /// The latest.
-fn receipt(site: &Site) -> Result<Value> {
+pub fn receipt(site: &Site) -> Result<Value> {
     let history = site.json("ros os history --format json")?;
     let last = history.as_array().and_then(|all| all.last()).cloned();
     last.with_context(|| format!("no receipt in {history}"))

@@ -9,5 +9,6 @@ mod live;
 mod networks;
 mod powercut;
 mod replace;
+mod runtime;
 mod sick;
 mod site;

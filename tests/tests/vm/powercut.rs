@@ -9,7 +9,7 @@ fn every_power_cut_leaves_the_old_or_the_new_machine() -> Result<()> {
     let order = Order {
         dir: artifacts::checkout().join("target/test/powercut"),
         cuts: 20,
-        boots: 3,
+        boots: 4,
         seed: 2,
         only: Vec::new(),
     };

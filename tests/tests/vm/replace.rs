@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use ros_tests::meddler::{Harm, Meddler};
 use ros_tests::registry::{Registry, free_port};
+use serde_json::Value;
 
 use crate::site::{BOOT, Site, WAY_BACK};
 
@@ -89,6 +90,12 @@ fn a_bad_upgrade_changes_nothing_and_the_same_command_succeeds_afterwards() -> R
     let before = generations(&site)?;
 
     fails(&site, "os:v9.9", "v9.9", &before)?;
+    // An initrd that is not what the lock file says, and a release that is larger than the disk.
+    fails(&site, "os:v1.13-wrong", "initrd of the release is damaged", &before)?;
+    let none = site.guest.ok("ros os list --local --format json")?;
+    ensure!(!none.contains("v1.13"), "{none}");
+    plant_huge(&site.registry)?;
+    fails(&site, "os:v1.14-huge", "not enough space on /var", &before)?;
 
     // A proxy that flips a byte stands where the registry was.
     site.registry.kill();
@@ -124,6 +131,14 @@ fn fails(site: &Site, image: &str, word: &str, before: &str) -> Result<()> {
     let after = generations(site)?;
     ensure!(after == before, "{image} changed something:\n{before}\n{after}");
     Ok(())
+}
+
+/// The manifest of v1.2 under another name, with a first layer that is said to be twice as large as the disk.
+fn plant_huge(registry: &Registry) -> Result<()> {
+    let manifest: Value = serde_json::from_str(&registry.manifest("os", "v1.2")?)?;
+    let mut huge = manifest;
+    huge["layers"][0]["size"] = (8u64 << 30).into();
+    registry.put_manifest("os", "v1.14-huge", &huge.to_string())
 }
 
 fn generations(site: &Site) -> Result<String> {

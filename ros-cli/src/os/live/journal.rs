@@ -9,6 +9,8 @@ use ros_api::generation::Status;
 use ros_api::{Generation, Generations, durable, paths};
 use serde::{Deserialize, Serialize};
 
+use super::daemon::Processes;
+
 /// A switch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {
@@ -20,6 +22,9 @@ pub struct Journal {
     pub boot_id: String,
     /// Where it goes.
     pub way: Way,
+    /// What ran before the daemon was replaced.
+    #[serde(default)]
+    pub processes: Processes,
 }
 
 /// Which way a switch goes.
@@ -132,7 +137,17 @@ mod tests {
                 ..machine(&[("v1", Status::Good), ("v2", status)]).installed[1].clone()
             };
             generations.commit(&generation).unwrap();
-            forget(&generations, &Journal { from: 1, to: 2, boot_id: String::new(), way }).unwrap();
+            forget(
+                &generations,
+                &Journal {
+                    from: 1,
+                    to: 2,
+                    boot_id: String::new(),
+                    way,
+                    processes: Processes::new(),
+                },
+            )
+            .unwrap();
             assert_eq!(generations.get(2).unwrap().status, expected);
         }
     }
@@ -143,7 +158,8 @@ mod tests {
         let path = dir.path().join("switch.json");
         assert_eq!(Journal::read(&path).unwrap(), None);
         let way = Way::Back { reason: "ntp: ended with 1".into() };
-        let journal = Journal { from: 1, to: 2, boot_id: boot_id(), way };
+        let processes = Processes::from([("a".into(), 7)]);
+        let journal = Journal { from: 1, to: 2, boot_id: boot_id(), way, processes };
         journal.write(&path).unwrap();
         assert_eq!(Journal::read(&path).unwrap(), Some(journal));
         Journal::remove(&path).unwrap();

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ros_api::boot::InitRequest;
 use ros_api::generation::Status;
-use ros_api::{Generation, Generations, paths};
+use ros_api::init::InitRequest;
+use ros_api::{Generation, Generations, durable, paths};
 
+use super::daemon;
 use super::journal::{Journal, Way, boot_id};
 use super::steps::{Act, Services, Step, steps};
 use super::swap::{self, Swap};
@@ -36,6 +37,8 @@ struct Switch {
     new: Services,
     /// It was good before: that it is ready is enough.
     known_good: bool,
+    /// The daemon is another one.
+    daemon: bool,
     checks: Vec<String>,
 }
 
@@ -55,8 +58,8 @@ pub async fn run(to: u32, asked_in: &str) -> Result<()> {
         Way::Forward => match switch.forward().await {
             Ok(()) => None,
             // That says nothing about the services: it is run again.
-            Err(error) if is_daemon_gone(&error) => return Err(error),
-            Err(reason) => Some(format!("{reason:#}")),
+            Err(error) if is_daemon_gone(&error) && switch.is_daemon_well() => return Err(error),
+            Err(reason) => Some(switch.reason(&reason)),
         },
     };
     match sick {
@@ -90,7 +93,8 @@ impl Switch {
             Some(journal) => journal,
             None => {
                 let from = running_generation().context("no generation runs")?;
-                Journal { from, to, boot_id: boot_id(), way: Way::Forward }
+                let processes = daemon::running(&engine).await?;
+                Journal { from, to, boot_id: boot_id(), way: Way::Forward, processes }
             }
         };
         ensure!(journal.to == to, "a switch to generation {} is not over", journal.to);
@@ -109,15 +113,16 @@ impl Switch {
         }
         journal.write(path)?;
         let known_good = generations.get(journal.to)?.status == Status::Good;
+        let daemon = from.release.changes_program(&to.release, daemon::NAME);
         let (old, new) = (old.services, new.services);
-        Ok(Self { engine, generations, journal, from, to, old, new, known_good, checks })
+        Ok(Self { engine, generations, journal, from, to, old, new, known_good, daemon, checks })
     }
 
     fn steps(&self) -> Vec<Step> {
         steps(&self.old, &self.new)
     }
 
-    async fn forward(&self) -> Result<()> {
+    async fn forward(&mut self) -> Result<()> {
         let steps = self.steps();
         let untouched = |name: &String| steps.iter().all(|step| step.name != *name);
         let others = self.old.iter().filter(|(name, _)| untouched(name));
@@ -128,22 +133,42 @@ impl Switch {
             let generation = self.generations.get(self.journal.to)?;
             self.generations.put(&Generation { status: Status::Trial, ..generation })?;
         }
+        self.replace_daemon(&others).await.with_context(|| daemon::NAME)?;
         self.to.publish(&self.generations)?;
         let swap = Swap { engine: &self.engine, generation: self.journal.to };
         let mut replaced = Vec::new();
         for step in &steps {
             let gap_ms = self.forward_one(&swap, step).await?;
-            self.note(step, gap_ms);
+            self.note(&step.name, step.act, gap_ms);
             replaced.extend(self.new.get(&step.name).cloned());
         }
-        let mut watch = Watch::of(&self.engine, replaced, others, checks).await?;
+        let tried = self.daemon.then_some(self.journal.to);
+        let mut watch = Watch::of(&self.engine, replaced, others, checks, tried).await?;
         if !self.known_good {
             say(&format!("watching for {} s", watch.window().as_secs()));
             watch.through(watch.window()).await?;
         }
         watch.last_look().await?;
         let mut trial = Trial::open()?.context("there is no boot loader's environment")?;
-        trial.taken(self.journal.to)
+        trial.taken(self.journal.to)?;
+        if self.daemon { daemon::keep() } else { Ok(()) }
+    }
+
+    /// The daemon of the generation that is gone to, and each container found again by it.
+    async fn replace_daemon(&mut self, others: &Services) -> Result<()> {
+        if !self.daemon {
+            let program = self.generations.dir(self.journal.to).join("bin").join(daemon::NAME);
+            return Ok(durable::point(Path::new(paths::RUN_DAEMON), &program)?);
+        }
+        let windows: u64 = self.new.values().map(Service::window_ms).sum();
+        let trial = 2 * daemon::LIMIT + Duration::from_millis(2 * windows);
+        let gap_ms = daemon::replace(self.journal.to, trial).await?;
+        // What was connected to the old one is of no use.
+        self.engine = Engine::connect()?;
+        daemon::check_found(&self.engine, &self.journal.processes).await?;
+        say(&format!("{}: {gap_ms} ms without it, every container found again", daemon::NAME));
+        self.note(daemon::NAME, Act::TakeOver, gap_ms);
+        watch::until_ready(&self.engine, others, daemon::LIMIT).await
     }
 
     async fn forward_one(&self, swap: &Swap<'_>, step: &Step) -> Result<u64> {
@@ -160,6 +185,10 @@ impl Switch {
         say(&format!("{} is sick, going back: {reason}", self.to.release.version));
         self.journal.way = Way::Back { reason: reason.to_owned() };
         said(self.journal.write(Path::new(paths::SWITCH)));
+        if self.daemon {
+            daemon::back(self.journal.from).await?;
+            self.engine = Engine::connect()?;
+        }
         self.from.publish(&self.generations)?;
         let swap = Swap { engine: &self.engine, generation: self.journal.from };
         let mut lost = false;
@@ -188,11 +217,23 @@ impl Switch {
         swap::collect(&self.engine).await
     }
 
+    fn is_daemon_well(&self) -> bool {
+        !self.daemon || daemon::is_well(self.journal.to).is_ok()
+    }
+
+    /// Why it is sick. When the daemon is, what failed because of it is not the reason.
+    fn reason(&self, error: &anyhow::Error) -> String {
+        match daemon::is_well(self.journal.to) {
+            Err(reason) if self.daemon => reason.to_string(),
+            _ => format!("{error:#}"),
+        }
+    }
+
     /// Adds a step to the receipt. That it cannot be kept changes nothing.
-    fn note(&self, step: &Step, gap_ms: u64) {
+    fn note(&self, name: &str, how: Act, gap_ms: u64) {
         let history = History::of_machine();
         let Some(mut receipt) = history.pending(self.journal.to) else { return };
-        add(&mut receipt.services, Served { name: step.name.clone(), how: step.act, gap_ms });
+        add(&mut receipt.services, Served { name: name.to_owned(), how, gap_ms });
         said(history.put(&receipt));
     }
 }

@@ -6,15 +6,17 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use bollard::models::{
-    ContainerCreateBody, HostConfig, RestartPolicy, RestartPolicyNameEnum as Policy,
+    ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum as Status, HostConfig,
+    RestartPolicy, RestartPolicyNameEnum as Policy,
 };
-use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, LogsOptionsBuilder, WaitContainerOptions,
-};
-use futures_util::{StreamExt, TryStreamExt};
-use ros_api::generation::Status;
+use bollard::query_parameters::{CreateContainerOptionsBuilder, LogsOptionsBuilder};
+use futures_util::StreamExt;
+use ros_api::generation;
 use ros_api::{Generation, Generations, labels, paths};
 
+use tokio::time::sleep;
+
+use super::daemon;
 use super::journal::{Journal, boot_id};
 use super::probe::ended;
 use crate::services::engine::{Engine, label};
@@ -22,6 +24,8 @@ use crate::services::roster::running_generation;
 
 /// The container's name.
 const NAME: &str = "ros-switch";
+/// Pause between two looks at it.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
 /// How often it is started again when it does not come to its end.
 const RETRIES: i64 = 5;
 
@@ -48,8 +52,8 @@ pub async fn switch(engine: &Engine, generation: &Generation) -> Result<()> {
         create(engine, generation).await?;
         engine.start(NAME).await?;
     }
-    follow(engine).await?;
-    engine.remove(NAME).await?;
+    follow().await?;
+    Engine::connect()?.remove(NAME).await?;
     outcome(generation)
 }
 
@@ -83,6 +87,8 @@ fn body(image: &str, generation: &Generation) -> ContainerCreateBody {
     let host_config = HostConfig {
         binds: Some([paths::BOOT, paths::ROS, "/run"].map(bind).to_vec()),
         network_mode: Some("none".into()),
+        // It looks whether processes that the daemon does not know any more are there.
+        pid_mode: Some("host".into()),
         restart_policy: Some(policy),
         ..Default::default()
     };
@@ -99,19 +105,39 @@ fn body(image: &str, generation: &Generation) -> ContainerCreateBody {
     }
 }
 
-/// Passes on what the container says, until it ends.
-async fn follow(engine: &Engine) -> Result<()> {
-    let options = LogsOptionsBuilder::default().stdout(true).stderr(true).follow(true).build();
-    let mut lines = std::pin::pin!(engine.docker().logs(NAME, Some(options)));
-    while let Some(line) = lines.next().await {
-        let line = line.context("follow the switch: it goes on; see `ros os status`")?;
-        use std::io::Write;
-        let _ = std::io::stderr().write_all(&line.into_bytes());
+/// Passes on what the container says, until it has ended for good. The daemon may be replaced meanwhile.
+async fn follow() -> Result<()> {
+    let mut shown = 0;
+    loop {
+        let engine = Engine::connect_within(daemon::LIMIT)
+            .await
+            .context("follow the switch: it goes on; see `ros os status`")?;
+        // A connection that breaks says nothing: what there is to say is read again.
+        let _ = pass_on(&engine, &mut shown).await;
+        // Its exit code says only whether it is to run again; what became of it is on disk.
+        match engine.inspect(NAME).await {
+            Ok(there) if there.as_ref().is_none_or(is_over) => return Ok(()),
+            _ => sleep(LOOK_AGAIN).await,
+        }
     }
-    let ended = engine.docker().wait_container(NAME, None::<WaitContainerOptions>);
-    // Its exit code says only whether it is to run again; what became of it is on disk.
-    let _ = ended.try_collect::<Vec<_>>().await;
+}
+
+/// Passes on what the container says after the first `shown` pieces.
+async fn pass_on(engine: &Engine, shown: &mut usize) -> Result<()> {
+    let options = LogsOptionsBuilder::default().stdout(true).stderr(true).follow(true).build();
+    let mut said = std::pin::pin!(engine.docker().logs(NAME, Some(options)).skip(*shown));
+    while let Some(piece) = said.next().await {
+        let piece = piece?;
+        *shown += 1;
+        use std::io::Write;
+        let _ = std::io::stderr().write_all(&piece.into_bytes());
+    }
     Ok(())
+}
+
+fn is_over(container: &ContainerInspectResponse) -> bool {
+    let status = container.state.as_ref().and_then(|state| state.status);
+    !matches!(status, Some(Status::RUNNING | Status::RESTARTING | Status::PAUSED))
 }
 
 fn outcome(generation: &Generation) -> Result<()> {
@@ -119,8 +145,8 @@ fn outcome(generation: &Generation) -> Result<()> {
     let Generation { number, version, .. } = generation;
     let runs = running_generation() == Some(*number);
     match installed.get(*number)?.status {
-        Status::Good if runs && under_way()?.is_none() => Ok(()),
-        Status::Failed { reason } => {
+        generation::Status::Good if runs && under_way()?.is_none() => Ok(()),
+        generation::Status::Failed { reason } => {
             bail!("{version} failed, what ran before runs again: {reason}")
         }
         _ => bail!("the switch to {version} was cut short: the same command goes on with it"),
@@ -131,6 +157,7 @@ fn outcome(generation: &Generation) -> Result<()> {
 mod tests {
     use super::*;
     use crate::os::machine::tests::machine;
+    use generation::Status;
 
     #[test]
     fn it_is_started_again_and_may_reach_the_daemon_but_no_network() {

@@ -26,6 +26,8 @@ pub enum Act {
     HandOver,
     /// It goes.
     Stop,
+    /// The daemon: the new one takes up the containers that run.
+    TakeOver,
 }
 
 impl Act {
@@ -38,6 +40,7 @@ impl Act {
             Self::Overlap => "overlap",
             Self::HandOver => "hand-over",
             Self::Stop => "stop",
+            Self::TakeOver => "take-over",
         }
     }
 

@@ -56,7 +56,7 @@ impl Swap<'_> {
             _ if there.as_ref().is_none_or(|there| ended(there).is_some()) => {
                 self.restart(service).await
             }
-            Act::Start | Act::Restart => self.restart(service).await,
+            Act::Start | Act::Restart | Act::TakeOver => self.restart(service).await,
             Act::Overlap => self.overlap(service).await,
             Act::HandOver => self.hand_over(service, there.and_then(|there| there.id)).await,
         }

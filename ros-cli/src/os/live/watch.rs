@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio::time::{Instant, sleep};
 
+use super::daemon;
 use super::probe::{self, ended, started};
 use super::steps::Services;
 use crate::os::user_checks;
@@ -27,6 +28,8 @@ pub struct Watch<'a> {
     others: Services,
     /// The user's own checks.
     checks: Vec<String>,
+    /// Generation whose daemon is on trial, if one is.
+    tried: Option<u32>,
     failures: Failures,
 }
 
@@ -58,20 +61,23 @@ impl<'a> Watch<'a> {
         replaced: Vec<Service>,
         others: Services,
         checks: Vec<String>,
+        tried: Option<u32>,
     ) -> Result<Watch<'a>> {
         let mut watched = BTreeMap::new();
         for service in replaced {
             let container = engine.inspect(&service.name).await?.context("it was removed")?;
             watched.insert(service.name.clone(), (service, started(&container)));
         }
-        Ok(Self { engine, replaced: watched, others, checks, failures: Failures::default() })
+        let failures = Failures::default();
+        Ok(Self { engine, replaced: watched, others, checks, tried, failures })
     }
 
     /// The longest window of what was replaced.
     #[must_use]
     pub fn window(&self) -> Duration {
         let longest = self.replaced.values().map(|(service, _)| service.window_ms()).max();
-        Duration::from_millis(longest.unwrap_or(0))
+        let services = Duration::from_millis(longest.unwrap_or(0));
+        if self.tried.is_some() { services.max(daemon::WINDOW) } else { services }
     }
 
     /// Watches until the window ends.
@@ -103,6 +109,9 @@ impl<'a> Watch<'a> {
     }
 
     async fn look(&mut self) -> Result<()> {
+        if let Some(generation) = self.tried {
+            daemon::is_well(generation)?;
+        }
         for (name, (service, since)) in &self.replaced {
             let (said, at_once) = replaced_is_well(self.engine, service, since).await?;
             let stated = service.spec.healthcheck.as_ref().and_then(|check| check.retries);
@@ -166,6 +175,21 @@ pub async fn ready(engine: &Engine, services: Services) -> Result<Services> {
         }
     }
     Ok(ready)
+}
+
+/// Waits until each of `services`, which were ready before, is so again.
+///
+/// # Errors
+/// Which one is not within `limit`, and why.
+pub async fn until_ready(engine: &Engine, services: &Services, limit: Duration) -> Result<()> {
+    let end = Instant::now() + limit;
+    for (name, service) in services {
+        while let Err(reason) = other_is_well(engine, service).await? {
+            ensure!(Instant::now() < end, "{name}: {reason}");
+            sleep(EVERY / 5).await;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use cloud_config::settings::{PhoneHome, PowerState};
-use ros_api::boot::InitRequest;
+use ros_api::init::InitRequest;
 use ros_api::paths;
 use serde_json::Value;
 use tokio::process::Command;

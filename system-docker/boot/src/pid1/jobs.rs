@@ -9,6 +9,7 @@ use ros_api::durable::named;
 use ros_api::paths;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::daemon::Daemon;
 use super::{log, restart};
 use crate::{child, console};
 
@@ -93,8 +94,8 @@ impl Job {
     ///
     /// # Errors
     /// When the program cannot be run; then it is due again after a pause, or given up.
-    pub fn start(&mut self) -> Result<(), (io::Error, restart::Next)> {
-        let mut command = self.command();
+    pub fn start(&mut self, daemon: &Daemon) -> Result<(), (io::Error, restart::Next)> {
+        let mut command = self.command(daemon);
         let program = command.get_program().to_owned();
         match command.spawn() {
             Ok(child) => {
@@ -121,13 +122,26 @@ impl Job {
         self.next(exit, ran)
     }
 
-    /// It was asked to end, to be started again.
-    pub fn renew(&mut self) {
+    /// It is ended by `signal`, and started again at once.
+    pub fn replace(&mut self, signal: Signal) {
         self.failures = 0;
-        if let Some(pid) = self.pid() {
-            self.renewed = true;
-            let _ = kill_process(pid, Signal::TERM);
+        match self.pid() {
+            Some(pid) => {
+                self.renewed = true;
+                let _ = kill_process(pid, signal);
+            }
+            None => self.state = State::Due { at: Instant::now() },
         }
+    }
+
+    /// What ended and what is started next are not the same: it has not failed yet, and is due at once.
+    pub fn begin_anew(&mut self) {
+        (self.failures, self.renewed) = (0, true);
+    }
+
+    /// Whether its next end was asked for.
+    pub fn is_renewed(&self) -> bool {
+        self.renewed
     }
 
     fn next(&mut self, exit: restart::Exit, ran: Duration) -> restart::Next {
@@ -140,22 +154,24 @@ impl Job {
         next
     }
 
-    fn command(&self) -> Command {
+    fn command(&self, daemon: &Daemon) -> Command {
         match self.kind {
-            Kind::Daemon => self.daemon(),
+            Kind::Daemon => self.daemon(daemon),
             Kind::BringUp => bring("bring-up"),
             Kind::Shell => shell(),
         }
     }
 
-    fn daemon(&self) -> Command {
-        let installed = Path::new(paths::RUN_BIN).join("system-docker");
-        let spare = self.failures >= SPARE_AFTER && self.failures % 2 == 1;
-        let own = spare || !installed.exists();
-        let mut command =
-            child::command(if own { Path::new("/proc/self/exe") } else { &installed });
+    fn daemon(&self, daemon: &Daemon) -> Command {
+        let on_trial = daemon.on_trial();
+        let spare = !on_trial && self.failures >= SPARE_AFTER && self.failures % 2 == 1;
+        let installed = daemon.program().filter(|_| !spare);
+        let mut command = child::command(installed.unwrap_or_else(|| "/proc/self/exe".into()));
         let (output, errors) = log::open();
         command.arg("daemon").stdout(output).stderr(errors);
+        if on_trial {
+            command.arg("--take-over");
+        }
         command
     }
 }

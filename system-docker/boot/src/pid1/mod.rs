@@ -12,8 +12,10 @@
 //! This is the only place that waits on children once the boot stage is over. It never panics; should it do
 //! so all the same, the machine reboots at once and says why.
 
+mod daemon;
 mod failure;
 mod jobs;
+mod kexec;
 mod log;
 mod reap;
 mod restart;
@@ -31,6 +33,8 @@ use jobs::Work;
 pub enum End {
     /// Starts again; into a loaded kexec kernel when there is one.
     Reboot,
+    /// Starts again, straight into this generation's kernel when that can be loaded.
+    Kexec(u32),
     /// Starts again, and this boot counts as one that did not work: no clean-up that would forgive it.
     RebootCounted,
     /// Power off.
@@ -43,6 +47,7 @@ impl std::fmt::Display for End {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         to.write_str(match self {
             Self::Reboot => "reboot",
+            Self::Kexec(_) => "reboot by kexec",
             Self::RebootCounted => "reboot after a failed boot",
             Self::Poweroff => "power-off",
             Self::Halt => "halt",

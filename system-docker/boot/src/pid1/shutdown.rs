@@ -1,5 +1,5 @@
 //! The orderly end, in this order, each part bounded, the watchdog fed throughout:
-//! `ros bring-down` → the daemon → TERM to all, KILL to the rest → unmount in reverse → sync → reboot(2).
+//! `ros bring-down` → the daemon → TERM to all, KILL to the rest → (load a kernel) → unmount in reverse → sync → reboot(2).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::{RebootCommand, reboot};
 
 use super::End;
-use super::jobs;
 use super::reap::{Children, Reaped};
+use super::{jobs, kexec};
 use crate::clock::since_kernel_ms;
 use crate::kmsg;
 
@@ -55,11 +55,25 @@ pub fn run(end: End, stop: Stop, mut children: Children<'_>) -> ! {
         stop_one("the daemon", daemon, DAEMON, &mut children);
     }
     stop_all(&mut children);
+    let end = prepared(end, &mut children);
     rustix::fs::sync();
     unmount_all(&mut children);
     rustix::fs::sync();
     kmsg::warn(&format!("{end} after {} ms", since_kernel_ms() - began));
     finish(end, children)
+}
+
+/// A kernel that cannot be started directly is started by the boot loader.
+fn prepared(end: End, children: &mut Children<'_>) -> End {
+    let End::Kexec(generation) = end else { return end };
+    children.watchdog.feed();
+    match kexec::load(generation) {
+        Ok(()) => end,
+        Err(e) => {
+            kmsg::error(&format!("no kexec, a full reboot instead: {e}"));
+            End::RebootCounted
+        }
+    }
 }
 
 fn run_bring_down(children: &mut Children<'_>) {
@@ -162,8 +176,8 @@ fn unescaped(field: &str) -> String {
 
 fn finish(end: End, children: Children<'_>) -> ! {
     let command = match end {
-        End::Reboot if kexec_loaded() => RebootCommand::Kexec,
-        End::Reboot | End::RebootCounted => RebootCommand::Restart,
+        End::Reboot | End::Kexec(_) if kexec_loaded() => RebootCommand::Kexec,
+        End::Reboot | End::Kexec(_) | End::RebootCounted => RebootCommand::Restart,
         End::Poweroff => RebootCommand::PowerOff,
         End::Halt => RebootCommand::Halt,
     };

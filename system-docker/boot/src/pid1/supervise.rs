@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use ros_api::boot::{InitRequest, Reached};
+use ros_api::boot::Reached;
 use ros_api::durable::named;
+use ros_api::init::InitRequest;
 use ros_api::paths;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
+use rustix::process::Signal as Kill;
 
+use super::daemon::Daemon;
 use super::jobs::{Job, Kind, Work};
 use super::reap::{self, Children, Reaped};
 use super::restart::Next;
@@ -39,8 +42,8 @@ const SIGNALS: [Signal; 6] = [
 pub fn run(booted: Booted, work: Work) -> ! {
     let signals = block_signals().map_err(|e| kmsg::error(&format!("no signals: {e}"))).ok();
     let control = open_control().map_err(|e| kmsg::warn(&format!("no requests: {e}"))).ok();
-    let mut supervisor =
-        Supervisor { booted, signals, control, jobs: Vec::new(), line: String::new() };
+    let (daemon, jobs, line) = (Daemon::of_machine(), Vec::new(), String::new());
+    let mut supervisor = Supervisor { booted, signals, control, jobs, daemon, line };
     let end = supervisor.begin(work).unwrap_or_else(|| supervisor.forever());
     let bring_down =
         supervisor.jobs.iter().any(|job| job.kind == Kind::BringUp) && end != End::RebootCounted;
@@ -78,6 +81,7 @@ struct Supervisor {
     signals: Option<SignalFd>,
     control: Option<std::fs::File>,
     jobs: Vec<Job>,
+    daemon: Daemon,
     /// A request that is not complete yet.
     line: String,
 }
@@ -119,6 +123,7 @@ impl Supervisor {
             self.sleep();
             self.booted.machine.watchdog.feed();
             log::bound();
+            self.drop_overdue();
             if let Some(end) =
                 self.read_signals().or_else(|| self.reap()).or_else(|| self.read_control())
             {
@@ -134,7 +139,7 @@ impl Supervisor {
                 continue;
             }
             let kind = self.jobs[index].kind;
-            match self.jobs[index].start() {
+            match self.jobs[index].start(&self.daemon) {
                 Ok(()) => self.started(kind),
                 Err((e, next)) => {
                     kmsg::error(&e.to_string());
@@ -149,7 +154,12 @@ impl Supervisor {
 
     /// The daemon's first start is a milestone: it is recorded, and ends the boot report.
     fn started(&mut self, kind: Kind) {
-        if kind != Kind::Daemon || self.booted.report.daemon_ms != 0 {
+        if kind != Kind::Daemon {
+            return;
+        }
+        let job = self.jobs.iter().find(|job| job.kind == kind);
+        self.daemon.started(job.and_then(Job::pid).map(|pid| pid.as_raw_nonzero().get()));
+        if self.booted.report.daemon_ms != 0 {
             return;
         }
         self.booted.report.daemon_ms = since_kernel_ms();
@@ -171,7 +181,7 @@ impl Supervisor {
     }
 
     fn sleep(&self) {
-        let due = self.jobs.iter().filter_map(Job::due).min();
+        let due = self.jobs.iter().filter_map(Job::due).chain(self.daemon.until()).min();
         let due = due.map(|at| at.saturating_duration_since(Instant::now()));
         let limit = [due, self.booted.machine.watchdog.tick()].into_iter().flatten().min();
         // Without a signal descriptor children are looked for once a second: slow, but alive.
@@ -211,6 +221,9 @@ impl Supervisor {
             let job = self.jobs.iter_mut().find(|job| job.pid() == Some(pid));
             let Some(job) = job else { continue };
             let kind = job.kind;
+            if kind == Kind::Daemon && !job.is_renewed() && self.daemon.ended(exit) {
+                job.begin_anew();
+            }
             let next = job.ended(exit);
             match (kind, next) {
                 (_, Next::Done) => kmsg::info(&format!("{} is done", kind.name())),
@@ -275,16 +288,46 @@ impl Supervisor {
         kmsg::warn(&format!("requested: {word}"));
         match InitRequest::parse(word) {
             Some(InitRequest::Reboot) => Some(End::Reboot),
+            Some(InitRequest::Kexec { generation }) => Some(End::Kexec(generation)),
             Some(InitRequest::Poweroff) => Some(End::Poweroff),
             Some(InitRequest::Halt) => Some(End::Halt),
-            Some(InitRequest::RestartDaemon) => {
-                self.jobs.iter_mut().filter(|job| job.kind == Kind::Daemon).for_each(Job::renew);
+            Some(InitRequest::RestartDaemon) => self.replace_daemon(Kill::TERM),
+            Some(InitRequest::TryDaemon { generation, seconds }) => {
+                let limit = Duration::from_secs(seconds.into());
+                if self.daemon.try_next(generation, limit) {
+                    self.replace_daemon(Kill::TERM)
+                } else {
+                    None
+                }
+            }
+            Some(InitRequest::KeepDaemon) => {
+                self.daemon.keep();
                 None
             }
+            Some(InitRequest::DropDaemon) => self.drop_daemon("it was asked for"),
             None => {
                 kmsg::warn(&format!("{word:?} is not a request that PID 1 knows"));
                 None
             }
+        }
+    }
+}
+
+impl Supervisor {
+    fn replace_daemon(&mut self, signal: Kill) -> Option<End> {
+        let mut daemons = self.jobs.iter_mut().filter(|job| job.kind == Kind::Daemon);
+        daemons.by_ref().for_each(|job| job.replace(signal));
+        None
+    }
+
+    /// One that was dropped is not asked: it may hang. Its containers do not notice.
+    fn drop_daemon(&mut self, reason: &str) -> Option<End> {
+        if self.daemon.drop_it(reason) { self.replace_daemon(Kill::KILL) } else { None }
+    }
+
+    fn drop_overdue(&mut self) {
+        if self.daemon.until().is_some_and(|until| until <= Instant::now()) {
+            self.drop_daemon("nobody said in time that it is to be kept");
         }
     }
 }

@@ -15,6 +15,7 @@ pub fn folder(machine: &mut Machine) -> io::Result<String> {
     let number = machine.generation.ok_or_else(|| io::Error::other("no generation was chosen"))?;
     let dir = Generations::at(Path::new(paths::GENERATIONS)).dir(number);
     durable::point(Path::new(paths::RUN_BIN), &dir.join("bin"))?;
+    durable::point(Path::new(paths::RUN_DAEMON), &dir.join("bin/system-docker"))?;
     let release = Path::new(paths::RUN_RELEASE);
     fs::copy(dir.join("release.yml"), release).map_err(|e| named("write", release, &e))?;
     control()?;

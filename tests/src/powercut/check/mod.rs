@@ -30,6 +30,8 @@ pub struct Seen {
     pub next: String,
     /// Whether it is on trial.
     pub trial: bool,
+    /// Every version that is installed.
+    pub installed: Vec<String>,
     /// Bytes of the STATE partition.
     pub state_size: u64,
     state: State,
@@ -73,7 +75,8 @@ pub fn check(disk: &Path, pristine: &Path, scratch: &Path) -> Result<Seen> {
             .with_context(|| format!("generation {number}"))?;
     }
     let next = generations.get(trial.unwrap_or(default))?.version;
-    Ok(Seen { next, trial: trial.is_some(), state_size: table.state.size, state })
+    let installed = generations.list()?.into_iter().map(|generation| generation.version).collect();
+    Ok(Seen { next, trial: trial.is_some(), installed, state_size: table.state.size, state })
 }
 
 /// Whether a generation could be booted.
