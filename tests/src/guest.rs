@@ -14,6 +14,9 @@ use rustix::process::{Pid, Signal, kill_process};
 /// What a single command may take at most: one that hangs is a failure with its name, not a run that never ends.
 pub const COMMAND: Duration = Duration::from_secs(420);
 
+/// What the connection that commands share may take to end.
+const HANG_UP: Duration = Duration::from_secs(5);
+
 /// How to reach a machine.
 #[derive(Clone, Debug)]
 pub struct Guest {
@@ -23,6 +26,9 @@ pub struct Guest {
     pub key: PathBuf,
     /// User to log in as.
     pub user: String,
+    /// Socket of the connection that commands share, so that not each has a key exchange of its own; none: they do not
+    /// share one.
+    pub line: Option<PathBuf>,
     /// Where each command is noted with its time.
     pub journal: Option<Journal>,
 }
@@ -67,7 +73,7 @@ impl Guest {
     /// The machine at `port`, as user `ros`.
     #[must_use]
     pub fn new(port: u16, key: &Path) -> Self {
-        Self { port, key: key.to_owned(), user: "ros".to_owned(), journal: None }
+        Self { port, key: key.to_owned(), user: "ros".to_owned(), line: None, journal: None }
     }
 
     /// `ssh` with everything but the command.
@@ -96,6 +102,23 @@ impl Guest {
     /// When ssh itself cannot be started, or the command does not end within [`COMMAND`].
     pub fn run(&self, command: &str) -> Result<Ran> {
         let mut ssh = self.ssh();
+        if let Some(line) = &self.line {
+            ssh.args(["-o", "ControlMaster=auto", "-o", "ControlPersist=60", "-S"]).arg(line);
+        }
+        self.run_by(ssh, command)
+    }
+
+    /// Ends the connection that commands share, if there is one.
+    fn hang_up(&self) {
+        let Some(line) = self.line.as_ref().filter(|line| line.exists()) else { return };
+        let mut ssh = self.ssh();
+        ssh.args(["-O", "exit", "-S"]).arg(line);
+        // A master that does not answer holds on to a machine that is gone: without its socket nobody asks it.
+        let _ = output_within(ssh, HANG_UP);
+        let _ = fs::remove_file(line);
+    }
+
+    fn run_by(&self, mut ssh: Command, command: &str) -> Result<Ran> {
         ssh.arg(format!("sudo -n sh -c {}", quoted(command)));
         let start = Instant::now();
         let output = output_within(ssh, COMMAND);
@@ -149,9 +172,10 @@ impl Guest {
     pub fn wait_boot(&self, before: &str, limit: Duration) -> Result<String> {
         let end = Instant::now() + limit;
         loop {
-            let ran = self.run("cat /proc/sys/kernel/random/boot_id")?;
+            let ran = self.run_by(self.ssh(), "cat /proc/sys/kernel/random/boot_id")?;
             let id = ran.stdout.trim();
             if ran.status == 0 && id != before {
+                self.hang_up();
                 return Ok(id.to_owned());
             }
             if Instant::now() > end {

@@ -264,7 +264,8 @@ fn list_matches_the_registry(site: &Site) -> Result<()> {
         .iter()
         .filter_map(|entry| entry["version"].as_str())
         .collect();
-    ensure!(listed.windows(2).all(|pair| pair[0] > pair[1]), "not newest first: {listed:?}");
+    let falls = |pair: &[&str]| numbers(pair[0]) >= numbers(pair[1]);
+    ensure!(listed.windows(2).all(falls), "not newest first: {listed:?}");
     listed.sort_unstable();
     let url = format!("docker://127.0.0.1:{}/os", site.registry_port);
     let output = Command::new("skopeo").args(["list-tags", "--tls-verify=false", &url]).output()?;
@@ -278,6 +279,11 @@ fn list_matches_the_registry(site: &Site) -> Result<()> {
     tags.sort_unstable();
     ensure!(listed == tags, "listed {listed:?}, the registry has {tags:?}");
     Ok(())
+}
+
+/// The numbers in a version, as they are compared.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
 }
 
 #[test]

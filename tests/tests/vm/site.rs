@@ -17,6 +17,9 @@ pub const BOOT: Duration = Duration::from_secs(180);
 /// How long three failing boots and the way back may take.
 pub const WAY_BACK: Duration = Duration::from_secs(480);
 
+/// Bytes of a socket's path: 108 (unix(7)), less what ssh puts behind it until the socket is there.
+const LONGEST_LINE: usize = 85;
+
 /// What a case has.
 pub struct Site {
     pub dir: PathBuf,
@@ -40,6 +43,7 @@ impl Site {
         std::os::unix::fs::symlink(artifacts::registry_storage(), &storage)?;
         let registry = Registry::start(&storage, registry_port)?;
         let mut guest = Guest::new(free_port()?, &key);
+        guest.line = Some(dir.join("line")).filter(|line| line.as_os_str().len() < LONGEST_LINE);
         guest.journal = Some(Journal::new(&dir.join("commands.log")));
         Ok(Self { dir, guest, registry, registry_port, public_key })
     }
