@@ -163,6 +163,18 @@ impl Store {
     /// [`Error::Damaged`] when a layer is missing, or is not what it was.
     pub fn lower_dirs(&self, id: &ImageId) -> Result<Vec<PathBuf>> {
         let layers = self.image(id)?.layers;
+        for diff_id in layers.iter().filter(|diff_id| self.has_layer(diff_id)) {
+            self.verify_layer(diff_id)?;
+        }
+        self.lower_dirs_unread(id)
+    }
+
+    /// As [`Self::lower_dirs`], without a look at what is in them: for what a boot must not wait for.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when a layer is missing.
+    pub fn lower_dirs_unread(&self, id: &ImageId) -> Result<Vec<PathBuf>> {
+        let layers = self.image(id)?.layers;
         let config = Config::parse(&id.to_string(), &self.read_blob(id)?)?;
         if config.diff_ids() != layers {
             let why = "its layers are not those of its config".into();
@@ -173,7 +185,7 @@ impl Store {
                 let why = "the layer is missing".into();
                 return Err(Error::Damaged { path: self.layer_path(diff_id), why });
             }
-            self.verify_layer(diff_id).map(|_| self.layer_tree(diff_id))
+            Ok(self.layer_tree(diff_id))
         };
         layers.iter().rev().map(tree).collect()
     }
