@@ -17,12 +17,12 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use ros_api::Digest;
+use ros_api::{Digest, durable};
 use sha2::{Digest as _, Sha256};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -90,7 +90,7 @@ fn enable_one(file: &File) -> io::Result<()> {
 pub(crate) fn record(layer: &Path, contents: &HashMap<u64, Digest>) -> Result<()> {
     let tree = layer.join("tree");
     let to = layer.join("entries");
-    let mut file = BufWriter::new(File::create(&to).map_err(Error::on("create", &to))?);
+    let mut list = Vec::new();
     walk(&tree, &mut |path, found| {
         let [mut content, mut quick, mut verity] = ["-"; 3].map(str::to_owned);
         if found.has_content {
@@ -103,14 +103,15 @@ pub(crate) fn record(layer: &Path, contents: &HashMap<u64, Digest>) -> Result<()
             }
         }
         let facts = &found.facts;
-        let mut line = format!("{content} {quick} {verity} {facts} ").into_bytes();
-        line.extend_from_slice(path.as_os_str().as_bytes());
-        line.push(0);
-        line.extend_from_slice(&found.target);
-        line.push(0);
-        file.write_all(&line).map_err(Error::on("write", &to))
+        list.extend_from_slice(format!("{content} {quick} {verity} {facts} ").as_bytes());
+        list.extend_from_slice(path.as_os_str().as_bytes());
+        list.push(0);
+        list.extend_from_slice(&found.target);
+        list.push(0);
+        Ok(())
     })?;
-    file.flush().map_err(Error::on("write", &to))
+    // A layer from before has its list written where it is used: a torn one would say that the layer is damaged.
+    durable::write(&to, &list, 0o644).map_err(Error::on("write", &to))
 }
 
 impl Store {
@@ -216,23 +217,24 @@ fn read(path: &Path, mut each: impl FnMut(&[u8])) -> Result<()> {
     }
 }
 
-/// One digest over all that would change with any change of the tree, and the number of entries.
-fn seal(tree: &Path) -> Result<(Digest, usize)> {
-    let mut hash = Sha256::new();
+/// One sum over all that would change with any change of the tree, and the number of entries. It never leaves this
+/// process, and is taken at every start of a container: the quickest will do.
+fn seal(tree: &Path) -> Result<(u128, usize)> {
+    let mut hash = Xxh3::new();
     let mut count = 0;
     walk(tree, &mut |path, found| {
         count += 1;
         for part in [path.as_os_str().as_bytes(), found.facts.as_bytes(), &found.target[..]] {
-            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part);
         }
         let (inode, seconds, nanos) = found.stamp;
-        hash.update(inode.to_le_bytes());
-        hash.update(seconds.to_le_bytes());
-        hash.update(nanos.to_le_bytes());
+        hash.update(&inode.to_le_bytes());
+        hash.update(&seconds.to_le_bytes());
+        hash.update(&nanos.to_le_bytes());
         Ok(())
     })?;
-    Ok((Digest::from_bytes(hash.finalize().into()), count))
+    Ok((hash.digest128(), count))
 }
 
 /// Calls `each` for the tree itself (an empty path) and all that is in it, in an order that depends on the names only.

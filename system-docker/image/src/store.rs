@@ -89,7 +89,7 @@ pub struct Store {
     root: PathBuf,
     limits: Limits,
     /// Layers found right by this process, see [`crate::entries`]. A lock, because clones work on several threads.
-    seals: Arc<Mutex<HashMap<Digest, Digest>>>,
+    seals: Arc<Mutex<HashMap<Digest, u128>>>,
 }
 
 /// Holds a lock of the store until dropped.
@@ -130,7 +130,7 @@ impl Store {
         &self.limits
     }
 
-    pub(crate) fn seals(&self) -> MutexGuard<'_, HashMap<Digest, Digest>> {
+    pub(crate) fn seals(&self) -> MutexGuard<'_, HashMap<Digest, u128>> {
         self.seals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

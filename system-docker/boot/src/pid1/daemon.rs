@@ -114,7 +114,7 @@ impl Daemon {
     /// The daemon ended, and nobody asked for that; whether it was on trial and is dropped now.
     pub fn ended(&mut self, exit: Exit) -> bool {
         let Some(trial) = &mut self.trial else {
-            self.report.pid = None;
+            self.started(None);
             return false;
         };
         trial.ends += 1;

@@ -291,20 +291,25 @@ impl Supervisor {
             Some(InitRequest::Kexec { generation }) => Some(End::Kexec(generation)),
             Some(InitRequest::Poweroff) => Some(End::Poweroff),
             Some(InitRequest::Halt) => Some(End::Halt),
-            Some(InitRequest::RestartDaemon) => self.replace_daemon(Kill::TERM),
+            Some(InitRequest::RestartDaemon) => {
+                self.replace_daemon(Kill::TERM);
+                None
+            }
             Some(InitRequest::TryDaemon { generation, seconds }) => {
                 let limit = Duration::from_secs(seconds.into());
                 if self.daemon.try_next(generation, limit) {
-                    self.replace_daemon(Kill::TERM)
-                } else {
-                    None
+                    self.replace_daemon(Kill::TERM);
                 }
+                None
             }
             Some(InitRequest::KeepDaemon) => {
                 self.daemon.keep();
                 None
             }
-            Some(InitRequest::DropDaemon) => self.drop_daemon("it was asked for"),
+            Some(InitRequest::DropDaemon) => {
+                self.drop_daemon("it was asked for");
+                None
+            }
             None => {
                 kmsg::warn(&format!("{word:?} is not a request that PID 1 knows"));
                 None
@@ -314,15 +319,18 @@ impl Supervisor {
 }
 
 impl Supervisor {
-    fn replace_daemon(&mut self, signal: Kill) -> Option<End> {
-        let mut daemons = self.jobs.iter_mut().filter(|job| job.kind == Kind::Daemon);
-        daemons.by_ref().for_each(|job| job.replace(signal));
-        None
+    fn replace_daemon(&mut self, signal: Kill) {
+        self.jobs
+            .iter_mut()
+            .filter(|job| job.kind == Kind::Daemon)
+            .for_each(|job| job.replace(signal));
     }
 
     /// One that was dropped is not asked: it may hang. Its containers do not notice.
-    fn drop_daemon(&mut self, reason: &str) -> Option<End> {
-        if self.daemon.drop_it(reason) { self.replace_daemon(Kill::KILL) } else { None }
+    fn drop_daemon(&mut self, reason: &str) {
+        if self.daemon.drop_it(reason) {
+            self.replace_daemon(Kill::KILL);
+        }
     }
 
     fn drop_overdue(&mut self) {

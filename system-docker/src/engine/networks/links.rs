@@ -44,12 +44,11 @@ impl Engine {
         for text in record.host_config.links.iter().flatten() {
             let (name, alias) = split_link(text);
             let other = self.container(&name)?;
-            let other = (*other.running().map(|_| other.record()).map_err(|_| {
+            let other = other.running().map(|_| other.record()).map_err(|_| {
                 ApiError::conflict(format!(
                     "Cannot link to a non running container: /{name} AS {alias}"
                 ))
-            })?)
-            .clone();
+            })?;
             let address = match Mode::parse(other.host_config.network_mode.as_deref()) {
                 Mode::Host => Some(gateway(record)),
                 _ => {
@@ -58,7 +57,7 @@ impl Engine {
                     bridged.and_then(|endpoint| endpoint.addresses().next())
                 }
             };
-            links.push(Link { alias, other: Arc::new(other), address });
+            links.push(Link { alias, other, address });
         }
         Ok(links)
     }
