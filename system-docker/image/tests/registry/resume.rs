@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ros_api::{Digest, Reference};
+use ros_api::Reference;
 use ros_image::{PullEvent, Registries, Store};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 
-use crate::server::{Line, Registry, copy};
+use crate::server::{Line, Registry, copy, write_layout};
 
 const SIZE: usize = 3 << 20;
 /// Requests and answers around the layer.
@@ -18,13 +18,6 @@ const TALK: u64 = 64 << 10;
 
 /// An OCI layout with an image of one layer that no compression makes smaller.
 fn layout(dir: &Path) {
-    let blobs = dir.join("blobs/sha256");
-    fs::create_dir_all(&blobs).unwrap();
-    let put = |content: &[u8]| {
-        let digest = Digest::of(content);
-        fs::write(blobs.join(digest.hex()), content).unwrap();
-        format!(r#""digest":"{digest}","size":{}"#, content.len())
-    };
     let noise: Vec<u8> =
         (0..SIZE / 32).flat_map(|n| <[u8; 32]>::from(Sha256::digest(n.to_le_bytes()))).collect();
     let mut tar = tar::Builder::new(Vec::new());
@@ -36,20 +29,7 @@ fn layout(dir: &Path) {
     header.set_size(noise.len() as u64);
     tar.append_data(&mut header, "noise", &noise[..]).unwrap();
     let layer = tar.into_inner().unwrap();
-    let (diff_id, layer) = (Digest::of(&layer), put(&layer));
-    let config = put(format!(
-        r#"{{"architecture":"amd64","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
-    )
-    .as_bytes());
-    let manifest = put(format!(
-        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json",{config}}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar",{layer}}}]}}"#
-    )
-    .as_bytes());
-    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-    let index = format!(
-        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json",{manifest},"annotations":{{"org.opencontainers.image.ref.name":"s"}}}}]}}"#
-    );
-    fs::write(dir.join("index.json"), index).unwrap();
+    write_layout(dir, "application/vnd.oci.image.layer.v1.tar", &layer, "{}");
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ros_api::Digest;
+
 /// Ends with the test.
 pub struct Registry {
     child: Child,
@@ -95,4 +97,29 @@ fn pass(mut from: TcpStream, mut to: TcpStream, most: u64, bytes: &AtomicU64) {
     }
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);
+}
+
+/// An OCI layout whose one image, named `s`, has the one layer `content`; `annotations` of it are JSON.
+pub fn write_layout(dir: &Path, media_type: &str, content: &[u8], annotations: &str) {
+    let blobs = dir.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let put = |content: &[u8]| {
+        let digest = Digest::of(content);
+        fs::write(blobs.join(digest.hex()), content).unwrap();
+        format!(r#""digest":"{digest}","size":{}"#, content.len())
+    };
+    let (diff_id, layer) = (Digest::of(content), put(content));
+    let config = put(format!(
+        r#"{{"architecture":"amd64","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
+    )
+    .as_bytes());
+    let manifest = put(format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json",{config}}},"layers":[{{"mediaType":"{media_type}",{layer},"annotations":{annotations}}}]}}"#
+    )
+    .as_bytes());
+    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json",{manifest},"annotations":{{"org.opencontainers.image.ref.name":"s"}}}}]}}"#
+    );
+    fs::write(dir.join("index.json"), index).unwrap();
 }

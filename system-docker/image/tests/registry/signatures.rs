@@ -1,12 +1,11 @@
 //! Signatures that lie beside an image in a real registry: what skopeo 1.18 once made there, byte for byte.
 
-use std::fs;
 use std::path::Path;
 
 use ros_api::{Digest, Reference};
 use ros_image::{Attached, Registries, signatures_of};
 
-use crate::server::{Registry, copy};
+use crate::server::{Registry, copy, write_layout};
 
 const PAYLOAD: &[u8] =
     include_bytes!("../../../../ros-cli/src/os/fixtures/skopeo-1.18.payload.json");
@@ -15,28 +14,8 @@ const SIGNED: &str = "sha256:0429b923ff980c034ed8c41c08927bd1510eb5bc3d90a6f3abb
 
 /// An OCI layout with the signature image, as skopeo writes it.
 fn layout(dir: &Path) {
-    let blobs = dir.join("blobs/sha256");
-    fs::create_dir_all(&blobs).unwrap();
-    let put = |content: &[u8]| {
-        let digest = Digest::of(content);
-        fs::write(blobs.join(digest.hex()), content).unwrap();
-        format!(r#""digest":"{digest}","size":{}"#, content.len())
-    };
-    let payload = put(PAYLOAD);
-    let diff_id = Digest::of(PAYLOAD);
-    let config = put(format!(
-        r#"{{"architecture":"","os":"","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
-    )
-    .as_bytes());
-    let manifest = put(format!(
-        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json",{config}}},"layers":[{{"mediaType":"application/vnd.dev.cosign.simplesigning.v1+json",{payload},"annotations":{{"dev.cosignproject.cosign/signature":"{SIGNATURE}"}}}}]}}"#
-    )
-    .as_bytes());
-    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-    let index = format!(
-        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json",{manifest},"annotations":{{"org.opencontainers.image.ref.name":"s"}}}}]}}"#
-    );
-    fs::write(dir.join("index.json"), index).unwrap();
+    let annotations = format!(r#"{{"dev.cosignproject.cosign/signature":"{SIGNATURE}"}}"#);
+    write_layout(dir, "application/vnd.dev.cosign.simplesigning.v1+json", PAYLOAD, &annotations);
 }
 
 #[tokio::test]
