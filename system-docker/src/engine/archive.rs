@@ -90,7 +90,7 @@ impl Engine {
         let record = container.record();
         let dir = container.dir();
         let root = Root {
-            lower: self.layers(record.image).await?,
+            lower: self.layers(&record).await?,
             upper: dir.join("upper"),
             work: dir.join("work"),
         };

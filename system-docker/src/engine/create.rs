@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 
 use bollard_stubs::models::{ContainerConfig, ContainerCreateBody, HealthConfig, HostConfig};
-use ros_api::durable;
+use ros_api::{durable, labels};
 use serde_json::Value;
 
 use super::container::{Container, Record, State};
@@ -37,7 +37,9 @@ impl Engine {
         let id = new_id()?;
         let name = self.free_name(name, &id)?;
         if points.iter().any(|point| point.kind == mounts::Kind::Volume) {
-            self.provide_volumes(&mut points, &self.store.lower_dirs(&image)?)?;
+            let service =
+                config.labels.iter().flatten().any(|(name, _)| name == labels::SERVICE_NAME);
+            self.provide_volumes(&mut points, &self.lower_dirs(&image, service)?)?;
         }
         let record = Record {
             id: id.clone(),

@@ -11,6 +11,7 @@ use ros_image::{ImageRecord, LoadEvent, PullEvent, PushEvent, Registries, Remove
 use serde_json::{Value, json};
 
 use super::Engine;
+use super::container::Record;
 use super::error::{ApiError, Result};
 use super::list::Filters;
 use super::time::{self, rfc3339};
@@ -30,15 +31,20 @@ impl Engine {
         Ok(self.store.resolve(familiar(name))?)
     }
 
-    /// The image's layers for overlayfs, topmost first, each found whole: reading them may take a while.
-    pub(super) async fn layers(self: &Arc<Self>, image: Digest) -> Result<Vec<PathBuf>> {
-        self.blocking(move |engine| Ok(engine.store.lower_dirs(&image)?)).await
+    /// The image's layers for overlayfs, topmost first, each found whole: reading them may take a while. Those of a service
+    /// of the OS are not read: on a factory disk, which has no fs-verity, that would hold up every boot; `ros os verify`
+    /// reads them.
+    pub(super) fn lower_dirs(&self, image: &Digest, service: bool) -> Result<Vec<PathBuf>> {
+        Ok(match service {
+            true => self.store.lower_dirs_unread(image)?,
+            false => self.store.lower_dirs(image)?,
+        })
     }
 
-    /// As [`Self::layers`], for a service of the OS: its layers are not read. On a factory disk, which has no fs-verity,
-    /// reading them holds up a boot for up to half a minute (emulated); `ros os verify` reads them all.
-    pub(super) fn layers_of_service(&self, image: Digest) -> Result<Vec<PathBuf>> {
-        Ok(self.store.lower_dirs_unread(&image)?)
+    /// The same, of a container.
+    pub(super) async fn layers(self: &Arc<Self>, record: &Record) -> Result<Vec<PathBuf>> {
+        let (image, service) = (record.image, record.is_service());
+        self.blocking(move |engine| engine.lower_dirs(&image, service)).await
     }
 
     /// The image's config document.

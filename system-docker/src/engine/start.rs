@@ -73,11 +73,7 @@ impl Engine {
     ) -> std::result::Result<Process, (ApiError, i32)> {
         let ours = |error: ApiError| (error, 128);
         let record = container.record();
-        let layers = match record.is_service() {
-            true => self.layers_of_service(record.image),
-            false => self.layers(record.image).await,
-        };
-        let layers = layers.map_err(ours)?;
+        let layers = self.layers(&record).await.map_err(ours)?;
         self.mount_volumes(&record, &layers).await.map_err(ours)?;
         let request = self.shim_request(container, &record, layers).map_err(ours)?;
         let process = self.runtime.create(&request).await.map_err(refused)?;
