@@ -261,18 +261,25 @@ impl Build {
         Ok((boot_set, composed.packages))
     }
 
-    /// The initrd of `tree`, remembered by what is in it.
+    /// The initrd of `tree`.
     fn packed_initrd(&self, tree: &Tree) -> Result<Vec<u8>> {
-        let archive = crate::cpio::archive(tree, crate::EPOCH);
+        let parts = initrd::archives(tree);
+        let packed: Result<Vec<Vec<u8>>> = parts.iter().map(|part| self.packed(part)).collect();
+        Ok(packed?.concat())
+    }
+
+    /// One archive of an initrd, remembered by what is in it.
+    fn packed(&self, tree: &Tree) -> Result<Vec<u8>> {
+        let archive = Digest::of(&crate::cpio::archive(tree, crate::EPOCH));
         let dir = self.site.cache.join("initrd");
-        let remembered = dir.join(format!("{}.zst", Digest::of(&archive).hex()));
+        let remembered = dir.join(format!("{}.zst", archive.hex()));
         if let Ok(packed) = fs::read(&remembered) {
             return Ok(packed);
         }
-        eprintln!("initrd: packing {} MB", archive.len() / 1_000_000);
         let packed = initrd::pack(tree, oci::BEST)?;
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         durable::write(&remembered, &packed, 0o644)?;
+        eprintln!("initrd: an archive of {} kB", packed.len() / 1000);
         Ok(packed)
     }
 

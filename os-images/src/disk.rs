@@ -91,8 +91,6 @@ fn live(site: &Site, built: &Built) -> Result<()> {
     let reference = format!("os:{}", built.release.version);
     let path = built.dir.join("initrd");
     let mut live = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    // The kernel looks for the next archive at a multiple of four bytes.
-    live.resize(live.len().next_multiple_of(4), 0);
     let tree = initrd::preload(&built.dir.join("oci"), &reference)?;
     live.extend(initrd::pack(&tree, oci::LITTLE)?);
     Ok(durable::write(&site.out.join("initrd-live"), &live, 0o644)?)

@@ -1,5 +1,6 @@
-//! The initrd: `/init`, the modules, and the few programs that the boot stage calls. A cpio archive packed by
-//! zstd; the kernel unpacks several after one another, so a live medium's is this one and a second one.
+//! The initrd: `/init`, the modules, and the few programs that the boot stage calls. The kernel unpacks several archives
+//! after one another (its `Documentation/driver-api/early-userspace/buffer-format.rst`), and so there is one for what all
+//! releases share, one for `/init`, one for what only this release has; a live medium has the images in one more.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -86,12 +87,31 @@ pub fn without_init(tree: &Tree) -> Option<Digest> {
     Some(Digest::of(&cpio::archive(&rest, EPOCH)))
 }
 
-/// The packed archive of `tree`.
+/// The trees whose archives make up the initrd, in order: packing is slow, and most releases differ in the last ones only.
+#[must_use]
+pub fn archives(tree: &Tree) -> [Tree; 3] {
+    let mut all = [Tree::default(), Tree::default(), Tree::default()];
+    for (path, entry) in tree.iter() {
+        let at = match path.as_str() {
+            "init" => 1,
+            path if path.starts_with("etc/ros/") => 2,
+            _ => 0,
+        };
+        all[at].put(path, entry.clone());
+    }
+    all
+}
+
+/// The packed archive of `tree`, as long as the next one's place needs it: the kernel looks for it at a multiple of four
+/// bytes.
 ///
 /// # Errors
 /// When it cannot be compressed.
 pub fn pack(tree: &Tree, level: i32) -> Result<Vec<u8>> {
-    zstd::encode_all(cpio::archive(tree, EPOCH).as_slice(), level).context("compress the initrd")
+    let archive = cpio::archive(tree, EPOCH);
+    let mut packed = zstd::encode_all(archive.as_slice(), level).context("compress the initrd")?;
+    packed.resize(packed.len().next_multiple_of(4), 0);
+    Ok(packed)
 }
 
 /// The second archive of a live medium's initrd: an image layout at `/preload`, and which release it is.
@@ -116,6 +136,24 @@ pub fn preload(layout: &Path, release: &str) -> Result<Tree> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_releases_share_is_an_archive_of_its_own() {
+        let release = |init: &str, defaults: &str| {
+            let mut tree = Tree::default();
+            for (path, text) in
+                [("init", init), ("lib/a.ko", "a"), ("etc/ros/d.yml", defaults), ("etc/x", "x")]
+            {
+                tree.put(path, Entry::file(text.as_bytes().to_vec(), 0o644));
+            }
+            archives(&tree).map(|part| pack(&part, 3).unwrap())
+        };
+        let (one, two) = (release("1", "a"), release("1", "b"));
+        assert_eq!(one[..2], two[..2]);
+        assert_ne!(one[2], two[2]);
+        assert_eq!(release("2", "a")[0], one[0]);
+        assert!(one.iter().all(|part| part.len() % 4 == 0));
+    }
 
     #[test]
     fn only_init_is_left_out_of_the_digest() {
