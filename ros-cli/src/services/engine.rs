@@ -15,8 +15,8 @@ use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerState, ContainerSummary, ImageInspect};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder,
-    RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder, StartContainerOptions,
-    StopContainerOptionsBuilder,
+    LogsOptionsBuilder, RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder,
+    StartContainerOptions, StopContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
 use ros_api::{labels, paths};
@@ -251,17 +251,29 @@ impl Engine {
         loop {
             let reason = match judge(&self.state(&service.name).await?, service.spec.ros.oneshot) {
                 Readiness::Ready => return Ok(()),
-                Readiness::Sick(reason) => return Err(anyhow!(reason)),
+                Readiness::Sick(reason) => return Err(self.sick(&service.name, &reason).await),
                 Readiness::NotYet(reason) => reason,
             };
             if Instant::now() >= deadline {
                 let window = super::progress::seconds(service.window_ms());
-                return Err(anyhow!("{reason} (after {window})"));
+                let reason = format!("{reason} (after {window})");
+                return Err(self.sick(&service.name, &reason).await);
             }
             let wait = deadline.min(Instant::now() + LOOK_AGAIN);
             if let Ok(None) = timeout_at(wait, changes.next()).await {
                 sleep(LOOK_AGAIN).await;
             }
+        }
+    }
+
+    /// Why a service is sick, with what it said last: on a console without a login that is all there is to go by.
+    async fn sick(&self, name: &str, reason: &str) -> anyhow::Error {
+        let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail("1").build();
+        let said = self.docker.logs(name, Some(options)).filter_map(async |line| line.ok());
+        let said = said.map(|line| line.to_string()).collect::<String>().await;
+        match said.trim() {
+            "" => anyhow!("{reason}"),
+            said => anyhow!("{reason}; it said: {said}"),
         }
     }
 
