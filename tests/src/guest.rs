@@ -14,6 +14,11 @@ use rustix::process::{Pid, Signal, kill_process};
 /// What a single command may take at most: one that hangs is a failure with its name, not a run that never ends.
 pub const COMMAND: Duration = Duration::from_secs(420);
 
+/// Seconds that sshd may take to answer. While a machine boots it is asked again and again: a question that came before
+/// the machine had an address is never answered.
+const ANSWER: u32 = 10;
+const ANSWER_IN_BOOT: u32 = 4;
+
 /// What the connection that commands share may take to end.
 const HANG_UP: Duration = Duration::from_secs(5);
 
@@ -79,6 +84,10 @@ impl Guest {
     /// `ssh` with everything but the command.
     #[must_use]
     pub fn ssh(&self) -> Command {
+        self.ssh_within(ANSWER)
+    }
+
+    fn ssh_within(&self, answer: u32) -> Command {
         let mut ssh = Command::new("ssh");
         ssh.arg("-i").arg(&self.key).args(["-p", &self.port.to_string()]);
         for option in [
@@ -87,11 +96,11 @@ impl Guest {
             "LogLevel=ERROR",
             "BatchMode=yes",
             "IdentitiesOnly=yes",
-            "ConnectTimeout=10",
             "ServerAliveInterval=10",
         ] {
             ssh.args(["-o", option]);
         }
+        ssh.args(["-o", &format!("ConnectTimeout={answer}")]);
         ssh.arg(format!("{}@127.0.0.1", self.user));
         ssh
     }
@@ -172,7 +181,8 @@ impl Guest {
     pub fn wait_boot(&self, before: &str, limit: Duration) -> Result<String> {
         let end = Instant::now() + limit;
         loop {
-            let ran = self.run_by(self.ssh(), "cat /proc/sys/kernel/random/boot_id")?;
+            let ran = self
+                .run_by(self.ssh_within(ANSWER_IN_BOOT), "cat /proc/sys/kernel/random/boot_id")?;
             let id = ran.stdout.trim();
             if ran.status == 0 && id != before {
                 self.hang_up();

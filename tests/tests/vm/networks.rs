@@ -1,7 +1,7 @@
 //! Bridge networks by the docker CLI: nothing of them before one is asked for; addresses, names, ports and isolation;
 //! all of it there after the daemon was killed, and after a reboot.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -77,8 +77,13 @@ fn a_compose_file_comes_up_and_goes_down() -> Result<()> {
     docker.compose(&file, &["-p", "shop", "up", "-d"])?;
     let state = docker.ok(&["ps", "--filter", "name=front", "--format", "{{.Status}}"])?;
     ensure!(state.starts_with("Up"), "front is {state:?}");
-    let said = docker.ok(&["logs", &named(&docker, "front")?])?;
-    ensure!(said.contains("200 OK"), "front did not reach back by its name: {said:?}");
+    // Both were started; that one has asked the other is another matter.
+    let front = named(&docker, "front")?;
+    let end = Instant::now() + AGAIN;
+    while !docker.ok(&["logs", &front])?.contains("200 OK") {
+        let said = docker.run(&["logs", &front])?;
+        ensure!(Instant::now() < end, "front did not reach back by its name: {said:?}");
+    }
     ensure!(docker.ok(&["volume", "ls", "-q"])?.lines().any(|name| name == "shop_data"));
     let label = "label=com.docker.compose.project=shop";
     ensure!(docker.ok(&["network", "ls", "-q", "--filter", label])?.lines().count() == 1);

@@ -21,7 +21,7 @@ fn goes_up_back_and_down_and_keeps_the_users_data() -> Result<()> {
     let steps = [
         ("ros os upgrade -f -i os:v1.2", "v1.2"),
         ("ros os rollback -f", "v1.0"),
-        ("ros os upgrade -f -i os:v1.2", "v1.2"),
+        ("ros os upgrade -f --kexec -i os:v1.2", "v1.2"),
         ("ros os upgrade -f -i os:v1.1", "v1.1"),
     ];
     for (command, version) in steps {
@@ -43,9 +43,22 @@ fn goes_up_back_and_down_and_keeps_the_users_data() -> Result<()> {
         ensure!(site.guest.ok("cat /home/ros/data")? == "mine");
         ensure!(site.guest.ok("cat /var/lib/system-docker/volumes/keep/_data/it")? == "kept");
         ensure!(site.guest.ok("hostname")? == "replace");
+        how_it_was_booted(&site, command)?;
     }
     pins_hold(&site)?;
     a_search_goes_on_over_boots(&site)
+}
+
+/// By the boot loader or by the kernel before (x86 boot protocol: `type_of_loader` 0xD is kexec), as it was asked for; and
+/// the receipt says so.
+fn how_it_was_booted(site: &Site, command: &str) -> Result<()> {
+    let kexec = command.contains("--kexec");
+    let by_kernel = site.guest.ok("cat /proc/sys/kernel/bootloader_type")? == "208";
+    let receipt = crate::live::receipt(site)?;
+    ensure!(by_kernel == kexec && receipt["kexec"] == kexec, "{command}: {receipt}");
+    ensure!(receipt["verdict"] == "good" && receipt["down_ms"].as_u64() > Some(0), "{receipt}");
+    eprintln!("{command}: down {} ms", receipt["down_ms"]);
+    Ok(())
 }
 
 /// From v1.1 to v1.2, by a boot; the check says bad; back to v1.1, by another.
@@ -90,12 +103,13 @@ fn a_bad_upgrade_changes_nothing_and_the_same_command_succeeds_afterwards() -> R
     let before = generations(&site)?;
 
     fails(&site, "os:v9.9", "v9.9", &before)?;
-    // An initrd that is not what the lock file says, and a release that is larger than the disk.
+    // A release that is larger than the disk (first: its layers must not be here), and an initrd that is not what the lock
+    // file says.
+    plant_huge(&site.registry)?;
+    fails(&site, "os:v1.14-huge", "not enough space on /var", &before)?;
     fails(&site, "os:v1.13-wrong", "initrd of the release is damaged", &before)?;
     let none = site.guest.ok("ros os list --local --format json")?;
     ensure!(!none.contains("v1.13"), "{none}");
-    plant_huge(&site.registry)?;
-    fails(&site, "os:v1.14-huge", "not enough space on /var", &before)?;
 
     // A proxy that flips a byte stands where the registry was.
     site.registry.kill();

@@ -6,10 +6,15 @@ use crate::site::{Site, WAY_BACK};
 
 #[test]
 fn a_pid_1_that_hangs_goes_back() -> Result<()> {
+    // By kexec: that is a try like any other, and the watchdog leads back to the boot loader.
     let site = Site::new("hang")?;
-    let (_machine, boot) = site.boot(site.spec("v1.0", "")?)?;
+    let (machine, boot) = site.boot(site.spec("v1.0", "")?)?;
     site.settled()?;
-    goes_back(&site, &boot, "v1.3-hang")?;
+    goes_back(&site, &boot, "v1.3-hang", "--kexec")?;
+    let serial = machine.serial();
+    ensure!(!serial.contains("no kexec"), "{}", ros_tests::machine::tail(&serial, 60));
+    let receipt = crate::live::receipt(&site)?;
+    ensure!(receipt["verdict"] == "put-back" && receipt["class"] == "kexec", "{receipt}");
     Ok(())
 }
 
@@ -20,15 +25,15 @@ fn what_cannot_boot_or_stays_sick_goes_back() -> Result<()> {
     site.settled()?;
     // A kernel that panics, an initrd that is broken off, a service that never becomes ready.
     for version in ["v1.4-panic", "v1.12-half", "v1.5-sick"] {
-        boot = goes_back(&site, &boot, version)?;
+        boot = goes_back(&site, &boot, version, "")?;
     }
     Ok(())
 }
 
 /// Upgrades to a sick version; returns the boot in which the good one runs again.
-fn goes_back(site: &Site, boot: &str, version: &str) -> Result<String> {
+fn goes_back(site: &Site, boot: &str, version: &str, how: &str) -> Result<String> {
     let began = std::time::Instant::now();
-    let upgrade = format!("ros os upgrade -f -i os:{version}");
+    let upgrade = format!("ros os upgrade -f {how} -i os:{version}");
     let ran = site.guest.run(&upgrade)?;
     ensure!(ran.status == 0 || ran.status == 255, "{upgrade}: {ran:?}");
     let boot = back_on_the_good_one(site, boot, version)?;

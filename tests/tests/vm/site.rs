@@ -102,13 +102,14 @@ impl Site {
         serde_json::from_str(&text).with_context(|| format!("{command}: {text}"))
     }
 
-    /// `ros os status`, whose exit code says whether what was asked for runs.
+    /// `ros os status`, whose exit code says whether what was asked for runs, for good.
     pub fn status(&self) -> Result<Value> {
         let ran = self.guest.run("ros os status --format json")?;
         let status: Value =
             serde_json::from_str(&ran.stdout).with_context(|| format!("{ran:?}"))?;
-        let as_asked =
+        let runs =
             status["asked"].is_null() || status["asked"]["digest"] == status["running"]["digest"];
+        let as_asked = runs && status["switching"].is_null();
         ensure!((ran.status == 0) == as_asked, "exit code {} for {status}", ran.status);
         Ok(status)
     }
