@@ -36,7 +36,7 @@ pub const NETWORK: Kind = Struct(&[
         "Commands before the network is set up, in the network service.",
     ),
     r("post_cmds", List(&Command), "", "Commands after that."),
-    r("http_proxy", Text, "", "Proxy for HTTP, in the environment of logins."),
+    r("http_proxy", Text, "", "Proxy for HTTP, for pulls and in the environment of logins."),
     r("https_proxy", Text, "", "Proxy for HTTPS."),
     r("no_proxy", Text, "", "Hosts that are reached without it."),
     Key::new("wifi_networks", Map(&Any), Refused(NO_WIFI), Rancher, "", ""),

@@ -2,7 +2,7 @@
 //! before each pull.
 //!
 //! ```text
-//! {"default_registry": "h:5000", "registries": {"h:5000": {"plain_http": true, "mirrors": [], "username": …}}}
+//! {"registries": {"h:5000": {"plain_http": true, "mirrors": [], "username": …}}, "https_proxy": …, "no_proxy": …}
 //! ```
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use cloud_config::Settings;
-use cloud_config::settings::Registry;
+use cloud_config::settings::{Network, Registry};
 use ros_api::{Digest, durable};
 use serde_json::{Map, Value, json};
 
@@ -29,26 +29,39 @@ pub fn publish(settings: &Settings) -> Result<()> {
         registry.ca =
             registry.ca.take().map(|ca| certificate(Path::new(CERTIFICATES), ca)).transpose()?;
     }
-    let text = serde_json::to_vec(&document(&registries)).context("encode registries")?;
+    let text = serde_json::to_vec(&document(&registries, &settings.ros.network))
+        .context("encode registries")?;
     Ok(durable::write(Path::new(REGISTRIES), &text, 0o600)?)
 }
 
-fn document(registries: &BTreeMap<String, Registry>) -> Value {
+fn document(registries: &BTreeMap<String, Registry>, network: &Network) -> Value {
     let entries: Map<String, Value> =
         registries.iter().map(|(host, registry)| (host.clone(), entry(registry))).collect();
-    json!({ "registries": entries })
+    let mut document = json!({ "registries": entries });
+    let proxies = [
+        ("http_proxy", &network.http_proxy),
+        ("https_proxy", &network.https_proxy),
+        ("no_proxy", &network.no_proxy),
+    ];
+    put(&mut document, proxies);
+    document
 }
 
 fn entry(registry: &Registry) -> Value {
     let mut entry = json!({ "mirrors": registry.mirrors, "plain_http": registry.plain_http });
     let optional =
         [("username", &registry.username), ("password", &registry.password), ("ca", &registry.ca)];
+    put(&mut entry, optional);
+    entry
+}
+
+/// The values that there are.
+fn put(object: &mut Value, optional: [(&str, &Option<String>); 3]) {
     for (key, value) in optional {
         if let Some(value) = value {
-            entry[key] = json!(value);
+            object[key] = json!(value);
         }
     }
-    entry
 }
 
 /// The path of a certificate; one that is written out gets a file named by its digest.
@@ -70,8 +83,13 @@ mod tests {
     fn the_document_is_what_the_daemon_reads() {
         let registry =
             Registry { plain_http: true, username: Some("u".into()), ..Registry::default() };
-        let expected = json!({ "registries": { "h:5000": { "mirrors": [], "plain_http": true, "username": "u" } } });
-        assert_eq!(document(&BTreeMap::from([("h:5000".into(), registry)])), expected);
+        let network = Network { https_proxy: Some("http://p:1".into()), ..Network::default() };
+        let expected = json!({
+            "registries": { "h:5000": { "mirrors": [], "plain_http": true, "username": "u" } },
+            "https_proxy": "http://p:1",
+        });
+        let registries = BTreeMap::from([("h:5000".into(), registry)]);
+        assert_eq!(document(&registries, &network), expected);
     }
 
     #[test]

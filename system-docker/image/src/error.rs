@@ -119,6 +119,25 @@ pub enum Error {
         #[source]
         source: oci_client::errors::OciDistributionError,
     },
+    /// The registry's certificate is not one that counts here.
+    #[error("the certificate of registry {registry} is not trusted")]
+    Certificate {
+        /// Host.
+        registry: String,
+        /// What is wrong with it.
+        #[source]
+        source: oci_client::errors::OciDistributionError,
+    },
+    /// A file that should have certificates.
+    #[error("no certificates for registry {registry} in {}: {why}", path.display())]
+    NoCertificates {
+        /// Host.
+        registry: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The disk is full, or would be.
     #[error("no space left for {}", path.display())]
     NoSpace {
@@ -162,6 +181,10 @@ impl Error {
             Self::Network { .. } => {
                 "check network, DNS and clock; for a registry without TLS allow plain HTTP"
             }
+            Self::Certificate { .. } => {
+                "say who signed it: `ca` of this registry in `ros.registries`; check the clock"
+            }
+            Self::NoCertificates { .. } => "write PEM: `-----BEGIN CERTIFICATE-----`",
             Self::NoSpace { .. } => "remove images or generations that are not needed",
             _ => return None,
         })

@@ -12,6 +12,7 @@
 //! | `compose` | images made here: commit, import |
 //! | `load`, `save` | archives and layouts |
 //! | `registry`, `pull`, `push` | registries |
+//! | `transport` | TLS, certificates and proxies between here and a registry |
 //! | `signatures` | signatures that lie beside an image in its registry |
 //!
 //! All of it blocks, but what asks a registry: that is async and does its disk work on tokio's blocking
@@ -35,6 +36,7 @@ mod registry;
 mod save;
 mod signatures;
 mod store;
+mod transport;
 
 pub use check::{Damage, Report, What};
 pub use collect::Reclaimed;
@@ -50,3 +52,4 @@ pub use push::{PushEvent, Pushed};
 pub use registry::{Registries, RegistryOptions, RemoteImage, list_tags, manifest_of};
 pub use signatures::{Attached, signatures_of};
 pub use store::{Limits, Store};
+pub use transport::Proxies;

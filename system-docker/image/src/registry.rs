@@ -2,16 +2,10 @@
 //! Protocol: <https://github.com/opencontainers/distribution-spec/blob/main/spec.md>, by `oci-client`.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
-use std::sync::Once;
-use std::time::Duration;
 
 use futures_util::StreamExt;
-use oci_client::client::{
-    BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol, LayerDescriptor,
-    SizedStream,
-};
+use oci_client::client::{BlobResponse, LayerDescriptor, SizedStream};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference as Name, RegistryOperation};
@@ -19,10 +13,9 @@ use ros_api::{Digest, Reference};
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::{ACCEPTED, Document, Manifest};
+use crate::transport::{Proxies, client, is_loopback, untrusted};
 use crate::{Error, Result};
 
-const CONNECT: Duration = Duration::from_secs(10);
-const READ: Duration = Duration::from_secs(30);
 /// A config is a few kilobytes; a larger one than this is none.
 const MAX_CONFIG: u64 = 8 << 20;
 /// Tags asked for at once.
@@ -38,6 +31,9 @@ pub struct Registries {
     /// `host[:port]` → what is special about it. Mirrors are looked up here too.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub registries: BTreeMap<String, RegistryOptions>,
+    /// The proxies between here and every registry.
+    #[serde(flatten)]
+    pub proxies: Proxies,
 }
 
 /// What is special about one registry.
@@ -55,7 +51,7 @@ pub struct RegistryOptions {
     /// Credentials.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
-    /// File with a PEM certificate to trust besides the system's.
+    /// File with PEM certificates to trust besides the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
 }
@@ -174,14 +170,14 @@ impl Endpoint {
         registries: &Registries,
     ) -> Result<Self> {
         let (plain, host) = match (host.strip_prefix("http://"), host.strip_prefix("https://")) {
-            (Some(host), _) => (true, host),
-            (None, Some(host)) => (false, host),
-            (None, None) => (false, host),
+            (Some(host), _) => (Some(true), host),
+            (None, Some(host)) => (Some(false), host),
+            (None, None) => (None, host),
         };
         let host = host.trim_end_matches('/').to_owned();
         let options = registries.registries.get(&host).cloned().unwrap_or_default();
-        let plain = plain || options.plain_http || (is_loopback(&host) && options.ca.is_none());
-        let client = client(&host, plain, &options)?;
+        let unsaid = options.plain_http || (is_loopback(&host) && options.ca.is_none());
+        let client = client(&host, plain.unwrap_or(unsaid), &options, &registries.proxies)?;
         let auth = match (options.username, options.password) {
             (Some(username), password) => {
                 RegistryAuth::Basic(username, password.unwrap_or_default())
@@ -365,6 +361,11 @@ impl Endpoint {
             E::RegistryError { envelope, .. } if has(envelope, &denied) => unauthorized(),
             E::UnauthorizedError { .. } | E::AuthenticationFailure(_) => unauthorized(),
             E::ServerError { code: 401 | 403, .. } => unauthorized(),
+            E::RequestError(error)
+                if error.status().is_some_and(|status| matches!(status.as_u16(), 401 | 403)) =>
+            {
+                unauthorized()
+            }
             E::DigestError(oci_client::errors::DigestError::VerificationError {
                 expected,
                 actual,
@@ -374,39 +375,12 @@ impl Endpoint {
                 }
                 _ => Error::Network { registry: self.host.clone(), source: error },
             },
+            _ if untrusted(&error) => {
+                Error::Certificate { registry: self.host.clone(), source: error }
+            }
             _ => Error::Network { registry: self.host.clone(), source: error },
         }
     }
-}
-
-fn client(host: &str, plain: bool, options: &RegistryOptions) -> Result<Client> {
-    static PROVIDER: Once = Once::new();
-    PROVIDER.call_once(|| {
-        // An error only says that the process has one already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
-    let mut certificates = Vec::new();
-    if let Some(path) = &options.ca {
-        let data = fs::read(path).map_err(Error::on("read", path))?;
-        certificates.push(Certificate { encoding: CertificateEncoding::Pem, data });
-    }
-    let config = ClientConfig {
-        protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
-        extra_root_certificates: certificates,
-        connect_timeout: Some(CONNECT),
-        read_timeout: Some(READ),
-        user_agent: concat!("ros/", env!("CARGO_PKG_VERSION")),
-        ..ClientConfig::default()
-    };
-    // `Client::new` would panic where there are no certificates.
-    Client::try_from(config).map_err(|source| Error::Network { registry: host.to_owned(), source })
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host.starts_with("localhost:")
-        || host.starts_with("127.")
-        || host.starts_with("[::1]")
 }
 
 fn media_type(text: &[u8]) -> String {

@@ -82,7 +82,8 @@ impl From<ros_image::Error> for ApiError {
             message = format!("{message}: {inner}");
             source = inner.source();
         }
-        if let Some(hint) = error.hint().filter(|_| status != 404) {
+        let known = matches!(error, E::NotFound { .. });
+        if let Some(hint) = error.hint().filter(|_| !known) {
             message = format!("{message} ({hint})");
         }
         Self::new(status, message)

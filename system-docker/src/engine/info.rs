@@ -72,9 +72,10 @@ impl Engine {
                 "CpuCfsPeriod": limited("cpu"), "CpuCfsQuota": limited("cpu"), "IPv4Forwarding": true, "OomKillDisable": false,
                 "Swarm": { "LocalNodeState": "inactive" }, "IndexServerAddress": "", "RegistryConfig": null,
                 "Labels": [], "ExperimentalBuild": false, "Debug": false, "NFd": 0, "NGoroutines": 0, "Warnings": [],
-                "HttpProxy": "", "HttpsProxy": "", "NoProxy": "", "InitBinary": "", "GenericResources": null,
+                "InitBinary": "", "GenericResources": null,
             }),
         );
+        merge(&mut info, proxies());
         Ok(info)
     }
 
@@ -90,6 +91,25 @@ impl Engine {
     }
 }
 
+/// The proxies that pulls go through, their passwords left out.
+fn proxies() -> Value {
+    let proxies = super::images::configured().unwrap_or_default().proxies.effective();
+    let shown = |url: Option<String>| without_password(&url.unwrap_or_default());
+    json!({
+        "HttpProxy": shown(proxies.http_proxy), "HttpsProxy": shown(proxies.https_proxy),
+        "NoProxy": proxies.no_proxy.unwrap_or_default(),
+    })
+}
+
+/// `http://user:secret@host` as Docker shows it.
+fn without_password(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://xxxxx:xxxxx@{host}"),
+        None => url.to_owned(),
+    }
+}
+
 /// Bytes of RAM.
 fn memory() -> u64 {
     let info = rustix::system::sysinfo();
@@ -100,5 +120,22 @@ fn memory() -> u64 {
 fn merge(to: &mut Value, more: Value) {
     if let (Value::Object(to), Value::Object(more)) = (to, more) {
         to.extend(more);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_shown_without_its_password() {
+        for (url, shown) in [
+            ("", ""),
+            ("http://proxy:3128", "http://proxy:3128"),
+            ("http://u:secret@proxy:3128", "http://xxxxx:xxxxx@proxy:3128"),
+            ("u:s@cret@proxy", "http://xxxxx:xxxxx@proxy"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
     }
 }

@@ -35,7 +35,8 @@ pub fn unset(key: &str) -> Result<ExitCode> {
 /// What counts without `ros config apply`: the daemon reads how registries are reached before each pull.
 fn apply_now(key: &str) -> Result<()> {
     let key = key.strip_prefix("rancher").or_else(|| key.strip_prefix("ros"));
-    let of_registries = key.is_some_and(|key| key.is_empty() || key.starts_with(".registr"));
+    let near = |key: &str| [".registr", ".network"].iter().any(|own| key.starts_with(own));
+    let of_registries = key.is_some_and(|key| key.is_empty() || near(key));
     if of_registries && Path::new(paths::RUN_ROS).is_dir() {
         registries::publish(&Configuration::load().settings)?;
     }

@@ -1,5 +1,11 @@
 //! What only a real registry can answer: Debian's docker-registry on the loopback.
 
+mod authority;
+mod certificates;
+mod credentials;
+mod http;
+mod proxies;
 mod resume;
 mod server;
 mod signatures;
+mod tokens;

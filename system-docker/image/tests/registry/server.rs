@@ -28,11 +28,17 @@ impl Drop for Registry {
 impl Registry {
     /// One whose files are in `dir`.
     pub fn start(dir: &Path) -> Self {
+        Self::with(dir, &[])
+    }
+
+    /// One with more lines in its configuration, which is YAML.
+    pub fn with(dir: &Path, lines: &[String]) -> Self {
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let (config, storage) = (dir.join("registry.yml"), dir.join("storage"));
         let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
-            storage.display()
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp:\n  addr: 127.0.0.1:{port}\n{}\n",
+            storage.display(),
+            lines.join("\n")
         );
         fs::write(&config, text).unwrap();
         let mut command = Command::new("docker-registry");
@@ -44,6 +50,19 @@ impl Registry {
             thread::sleep(Duration::from_millis(20));
         }
         registry
+    }
+}
+
+/// In `dir`, the files of a registry that has the image `os:v1` and `private/os:v1`.
+pub fn fill(dir: &Path) {
+    let registry = Registry::start(dir);
+    let layout = dir.join("layout");
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_data(&mut tar::Header::new_gnu(), "empty", &b""[..]).unwrap();
+    let layer = tar.into_inner().unwrap();
+    write_layout(&layout, "application/vnd.oci.image.layer.v1.tar", &layer, "{}");
+    for name in ["os:v1", "private/os:v1"] {
+        copy(&layout, &format!("127.0.0.1:{}/{name}", registry.port));
     }
 }
 
@@ -86,7 +105,8 @@ impl Line {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, most: u64, bytes: &AtomicU64) {
+/// Everything that comes from one goes to the other, up to `most` bytes.
+pub fn pass(mut from: TcpStream, mut to: TcpStream, most: u64, bytes: &AtomicU64) {
     let (mut buffer, mut passed) = (vec![0; 16 << 10], 0);
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         passed += count as u64;
