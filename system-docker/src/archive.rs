@@ -10,6 +10,8 @@ use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::{Gid, Uid, setresgid, setresuid};
 use serde_json::json;
 
 /// Exit code: there is no such file.
@@ -24,6 +26,9 @@ pub const READ_ONLY: u8 = 4;
 pub struct Args {
     #[arg(long)]
     root_fd: Option<u32>,
+    /// The container's own user namespace.
+    #[arg(long)]
+    users_fd: Option<u32>,
     /// What to put together: a [`Layers`] as JSON.
     #[arg(long)]
     layers: Option<String>,
@@ -76,6 +81,8 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn enter(args: &Args) -> Result<()> {
+    let users = args.users_fd.map(|fd| fs::File::open(format!("/proc/self/fd/{fd}")));
+    let users = users.transpose().context("open the container's user namespace")?;
     let root = match (&args.layers, args.root_fd) {
         (Some(text), _) => {
             let layers: Layers = serde_json::from_str(text).context("--layers")?;
@@ -87,7 +94,15 @@ fn enter(args: &Args) -> Result<()> {
     };
     rustix::process::chdir(root).context("enter the container's root")?;
     rustix::process::chroot(".").context("make it the root")?;
-    rustix::process::chdir("/").context("enter the container's root")
+    rustix::process::chdir("/").context("enter the container's root")?;
+    users.map_or(Ok(()), become_its_root)
+}
+
+/// Goes on as the root of the container's user namespace: only it has the files there.
+fn become_its_root(namespace: fs::File) -> Result<()> {
+    setns(namespace, CloneFlags::CLONE_NEWUSER).context("enter the container's user namespace")?;
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(gid, gid, gid).and_then(|()| setresuid(uid, uid, uid)).context("become its root")
 }
 
 fn act(args: &Args) -> Result<()> {

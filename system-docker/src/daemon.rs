@@ -1,19 +1,19 @@
 //! The daemon: opens the store, finds what an earlier daemon left running, serves the socket.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use axum::ServiceExt;
+use axum::extract::Request;
 use ros_api::paths;
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
-use crate::engine::Engine;
-use crate::http;
-
-/// Group that may use the socket, by number: the console's `docker-system`.
-const SOCKET_GROUP: u32 = 989;
+use crate::engine::users::Remap;
+use crate::engine::{Engine, Options};
+use crate::{http, listen};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,9 +26,14 @@ pub struct Args {
     /// Socket of the API.
     #[arg(long, default_value = paths::SYSTEM_DOCKER_SOCKET)]
     socket: PathBuf,
+    #[command(flatten)]
+    listen: listen::Args,
     /// Network of a container that names none: the host's, or Docker's bridge.
     #[arg(long, default_value = "host", value_parser = ["host", "bridge"])]
     default_network: String,
+    /// Containers that say nothing have user namespaces of their own; `--userns=host` is one of the host's then.
+    #[arg(long, value_parser = ["auto"])]
+    userns_remap: Option<String>,
     /// Refuse when a container that runs cannot be taken up; nothing was changed then.
     #[arg(long)]
     take_over: bool,
@@ -41,37 +46,35 @@ pub struct Args {
 pub async fn run(args: &Args) -> Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).without_time().init();
     let exe = std::env::current_exe().context("find this program")?;
-    let device_rules = !args.without_device_rules;
-    let engine = Engine::open(&args.root, &args.run, &exe, device_rules, &args.default_network)?;
+    let acceptor = args.listen.acceptor()?;
+    let options = Options {
+        device_rules: !args.without_device_rules,
+        default_network: args.default_network.clone(),
+        remap: args.userns_remap.as_ref().map_or(Remap::Asked, |_| Remap::Auto),
+    };
+    let engine = Engine::open(&args.root, &args.run, &exe, &options)?;
     crate::alive::or_end(crate::alive::LIMIT);
     if args.take_over {
         engine.check_take_over().await?;
     }
     engine.recover().await;
-    let listener = bind(&args.socket)?;
+    let socket = listen::unix(&args.socket)?;
     tracing::info!("listening on {}", args.socket.display());
+    let service = || ServiceExt::<Request>::into_make_service(http::service(Arc::clone(&engine)));
+    let mut servers = JoinSet::new();
+    servers.spawn(axum::serve(socket, service()).into_future());
+    if let Some(acceptor) = acceptor {
+        for listener in args.listen.bind(&acceptor).await? {
+            servers.spawn(axum::serve(listener, service()).into_future());
+        }
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
-        served = axum::serve(listener, axum::ServiceExt::<axum::extract::Request>::into_make_service(http::service(engine))) => served.context("serve the API")?,
+        Some(ended) = servers.join_next() => ended?.context("serve the API")?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     let _ = fs::remove_file(&args.socket);
     Ok(())
-}
-
-fn bind(path: &Path) -> Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(e).with_context(|| format!("remove {}", path.display()));
-        }
-        _ => {}
-    }
-    let listener =
-        UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-    // Without the right to give it away (a user's own daemon), the owner's group keeps it.
-    let _ = std::os::unix::fs::chown(path, None, Some(SOCKET_GROUP));
-    Ok(listener)
 }

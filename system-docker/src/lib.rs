@@ -11,6 +11,7 @@ mod engine;
 pub mod fuzzing;
 mod http;
 mod init;
+mod listen;
 mod net;
 mod seed;
 

@@ -36,8 +36,8 @@ pub use request::{ExecRequest, Log, Mount, MountKind, Propagation, Root, ShimReq
 pub use seccomp::SeccompProfile;
 pub use shim::mount_root;
 pub use spec::{
-    Device, DeviceKind, DeviceRule, IoKind, IoLimit, Namespace, Namespaces, Resources, Rlimit,
-    Seccomp, SpecInput, host_capabilities, spec,
+    Device, DeviceKind, DeviceRule, IdRange, IoKind, IoLimit, Namespace, Namespaces, Resources,
+    Rlimit, Seccomp, SpecInput, host_capabilities, spec,
 };
 pub use stats::Stats;
 pub use wire::{Exit, Frame, Phase, Status, Stream};

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use crate::spec::IdRange;
+
 /// One container.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ShimRequest {
@@ -16,6 +18,9 @@ pub struct ShimRequest {
     pub mounts: Vec<Mount>,
     /// From [`crate::spec`].
     pub spec: Spec,
+    /// What its ids are outside of it, when it has a user namespace; its root's files belong to the same ids as without.
+    #[serde(default)]
+    pub users: Option<IdRange>,
     /// `user[:group]`, names or numbers, looked up in the container's own `/etc/passwd` and `/etc/group`
     /// once its root is mounted; sets uid, gid, additional gids and HOME. Empty: root.
     #[serde(default)]
@@ -61,6 +66,9 @@ pub struct Mount {
     /// Read-only.
     #[serde(default)]
     pub read_only: bool,
+    /// In a user namespace: its files belong to the container's ids; else to the host's.
+    #[serde(default)]
+    pub mapped: bool,
 }
 
 /// What a mount is.

@@ -39,6 +39,9 @@ pub struct Options {
     /// `host` or `none`.
     #[arg(long, alias = "net", value_name = "NETWORK")]
     network: Option<String>,
+    /// User namespace: auto (its own) or host.
+    #[arg(long)]
+    userns: Option<String>,
     /// `host`, or its own.
     #[arg(long)]
     pid: Option<String>,
@@ -175,6 +178,7 @@ impl Options {
         let host_config = HostConfig {
             binds: filled(&self.volume),
             network_mode: self.network.clone(),
+            userns_mode: self.userns.clone(),
             pid_mode: self.pid.clone(),
             ipc_mode: self.ipc.clone(),
             uts_mode: self.uts.clone(),

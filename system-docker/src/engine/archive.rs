@@ -43,6 +43,13 @@ impl Verb {
     }
 }
 
+/// Inherited by the next child under its own number. Nothing else is spawned in between: there is one thread.
+fn inheritable(path: &str) -> std::io::Result<OwnedFd> {
+    let open = OwnedFd::from(fs::File::open(path)?);
+    fcntl_setfd(&open, FdFlags::empty())?;
+    Ok(open)
+}
+
 impl Engine {
     /// Starts the child; its stdin and stdout are pipes.
     pub async fn archive(
@@ -55,14 +62,19 @@ impl Engine {
         let exe = std::env::current_exe()?;
         let mut command = Command::new(exe);
         command.arg("archive");
-        let mut root = None;
+        let mut inherited = Vec::new();
         match container.running() {
             Ok(process) => {
-                let open = OwnedFd::from(fs::File::open(format!("/proc/{}/root", process.pid()))?);
-                // Inherited under its own number. Nothing else is spawned in between: there is one thread.
-                fcntl_setfd(&open, FdFlags::empty()).map_err(std::io::Error::from)?;
-                command.args(["--root-fd", &open.as_raw_fd().to_string()]);
-                root = Some(open);
+                let mut pass = |flag: &str, path: &str| -> Result<()> {
+                    let open = inheritable(&format!("/proc/{}/{path}", process.pid()))?;
+                    command.args([flag, &open.as_raw_fd().to_string()]);
+                    inherited.push(open);
+                    Ok(())
+                };
+                pass("--root-fd", "root")?;
+                if container.record().users.is_some() {
+                    pass("--users-fd", "ns/user")?;
+                }
             }
             Err(_) => {
                 let layers = self.root_at_rest(container, verb).await?;
@@ -81,7 +93,7 @@ impl Engine {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         let child = command.spawn()?;
-        drop(root);
+        drop(inherited);
         Ok(child)
     }
 
@@ -99,7 +111,7 @@ impl Engine {
         };
         let mounts = record.mounts.iter().filter(wanted).map(|mount| {
             // Nothing is mounted while a few files are copied.
-            MountPoint { propagation: Propagation::Rprivate, ..mount.clone() }.to_mount()
+            MountPoint { propagation: Propagation::Rprivate, ..mount.clone() }.to_mount(dir)
         });
         Ok(Layers { root, mounts: mounts.collect(), at: dir.join("upper") })
     }

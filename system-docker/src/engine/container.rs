@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::Context;
 use bollard_stubs::models::{ContainerConfig, HostConfig, RestartPolicyNameEnum};
 use ros_api::{Digest, durable, labels};
-use ros_runtime::{AttachStream, Exit, Process};
+use ros_runtime::{AttachStream, Exit, IdRange, Process};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
@@ -94,6 +94,9 @@ pub struct Record {
     /// Networks it is in.
     #[serde(default)]
     pub network: Attachment,
+    /// Its ids outside of its own user namespace, when it has one.
+    #[serde(default)]
+    pub users: Option<IdRange>,
     /// Life.
     pub state: State,
     /// How often its policy started it again.
@@ -311,6 +314,7 @@ impl Record {
             host_config: HostConfig::default(),
             mounts: Vec::new(),
             network: Attachment::default(),
+            users: None,
             state: State::Created,
             restart_count: 0,
             stopped: false,

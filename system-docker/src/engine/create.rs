@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::container::{Container, Record, State};
 use super::error::{ApiError, Result};
 use super::time::now;
-use super::{Engine, limits, mounts, new_id, request};
+use super::{Engine, limits, mounts, new_id, request, users};
 
 impl Engine {
     /// Makes a container; answers it and warnings.
@@ -29,6 +29,7 @@ impl Engine {
         let networking = body.networking_config.clone().unwrap_or_default();
         let network = self.attachment(&mut host_config, networking.endpoints_config.as_ref())?;
         limits::check(&host_config)?;
+        let has_users = users::asked(&host_config, self.remap)?;
         warnings.extend(self.limits.possible(limits::resources(&host_config)?).1);
         let config = merged(&body, &image_config["config"]);
         let volumes: Vec<String> = config.volumes.clone().unwrap_or_default();
@@ -51,12 +52,13 @@ impl Engine {
             host_config,
             mounts: points,
             network,
+            users: None,
             state: State::Created,
             restart_count: 0,
             stopped: false,
             boot_id: String::new(),
         };
-        let container = self.put(record)?;
+        let container = self.put(record, has_users)?;
         self.events().container(&container, "create", &[]);
         Ok((container, warnings))
     }
@@ -81,15 +83,25 @@ impl Engine {
         Ok(())
     }
 
-    fn put(&self, record: Record) -> Result<Arc<Container>> {
+    /// Gives it its ids, and writes it down; whoever looks for it meanwhile finds it.
+    fn put(&self, mut record: Record, has_users: bool) -> Result<Arc<Container>> {
         let dir = self.dir(&record.id);
         for part in ["upper", "work"] {
             fs::create_dir_all(dir.join(part))?;
         }
+        let mut all = self.containers();
+        if has_users {
+            let taken = all.values().filter_map(|container| container.record().users);
+            record.users = Some(users::free(taken)?);
+        }
         let container = Arc::new(Container::new(dir.clone(), record));
-        container.change(|_| ())?;
-        durable::sync_parent(&dir)?;
-        self.containers().insert(container.id.clone(), Arc::clone(&container));
+        all.insert(container.id.clone(), Arc::clone(&container));
+        drop(all);
+        let written = container.change(|_| ()).and_then(|()| Ok(durable::sync_parent(&dir)?));
+        if let Err(error) = written {
+            self.containers().remove(&container.id);
+            return Err(error);
+        }
         Ok(container)
     }
 
@@ -157,9 +169,6 @@ fn check(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
         return Err(ApiError::bad(
             "unknown or invalid runtime name: there is only one runtime here",
         ));
-    }
-    if host.userns_mode.as_deref().is_some_and(|mode| !mode.is_empty() && mode != "host") {
-        return Err(ApiError::bad("user namespaces are not available"));
     }
     Ok(())
 }
@@ -265,6 +274,7 @@ pub fn fuzz(body: &ContainerCreateBody) -> Result<()> {
     super::networks::ports::check(&host)?;
     limits::check(&host)?;
     limits::resources(&host)?;
+    super::users::asked(&host, super::users::Remap::Auto)?;
     let config = merged(body, &Value::Null);
     mounts::resolve(&host, &config.volumes.unwrap_or_default()).map(drop)
 }

@@ -42,6 +42,7 @@ pub mod stop;
 pub mod time;
 pub mod top;
 pub mod update;
+pub mod users;
 pub mod volumes;
 pub mod wait;
 
@@ -60,6 +61,17 @@ pub use error::{ApiError, Result};
 /// Parent of the containers' cgroups: [`ros_runtime::SpecInput::cgroup_parent`]'s default.
 const CGROUP: &str = "/sys/fs/cgroup/system-docker";
 
+/// What its daemon was told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whether device programs are loaded.
+    pub device_rules: bool,
+    /// Mode of a container that names none: `host` or `bridge`.
+    pub default_network: String,
+    /// Whether a container that says nothing has a user namespace.
+    pub remap: users::Remap,
+}
+
 /// The engine. One a process.
 #[derive(Debug)]
 pub struct Engine {
@@ -74,6 +86,8 @@ pub struct Engine {
     networks: networks::Networks,
     /// Mode of a container that names none: `host` or `bridge`.
     default_network: String,
+    /// Whether a container that says nothing has a user namespace.
+    remap: users::Remap,
     /// Volumes with options, and the containers that start or run with each. Held while one is mounted or unmounted.
     mounting: tokio::sync::Mutex<volumes::Users>,
     events: events::Bus,
@@ -86,8 +100,7 @@ impl Engine {
         root: &Path,
         run: &Path,
         exe: &Path,
-        device_rules: bool,
-        default_network: &str,
+        options: &Options,
     ) -> anyhow::Result<Arc<Self>> {
         for dir in ["containers", "volumes"] {
             fs::create_dir_all(root.join(dir))
@@ -103,12 +116,13 @@ impl Engine {
             root: root.to_owned(),
             store: Store::open(root)?,
             runtime: Runtime::new(run, exe),
-            limits: limits::Limits::of_host(device_rules),
+            limits: limits::Limits::of_host(options.device_rules),
             containers: Mutex::new(containers),
             execs: Mutex::default(),
             mounting: tokio::sync::Mutex::default(),
             networks: networks::Networks::open(root)?,
-            default_network: default_network.to_owned(),
+            default_network: options.default_network.clone(),
+            remap: options.remap,
             events: events::Bus::default(),
             boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")
                 .unwrap_or_default()

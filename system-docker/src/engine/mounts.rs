@@ -81,8 +81,9 @@ impl MountPoint {
         Ok(())
     }
 
-    /// What the shim is told.
-    pub fn to_mount(&self) -> Mount {
+    /// What the shim is told. A volume and what is in the container's own folder `dir` belong in a user namespace to
+    /// the container's ids; what is the host's stays the host's.
+    pub fn to_mount(&self, dir: &Path) -> Mount {
         let kind = match self.kind {
             Kind::Tmpfs => MountKind::Tmpfs { options: tmpfs_options(&self.mode) },
             _ => MountKind::Bind {
@@ -91,7 +92,8 @@ impl MountPoint {
                 propagation: self.propagation,
             },
         };
-        Mount { target: self.target.clone(), kind, read_only: self.read_only }
+        let mapped = self.kind == Kind::Volume || self.source.starts_with(dir);
+        Mount { target: self.target.clone(), kind, read_only: self.read_only, mapped }
     }
 }
 

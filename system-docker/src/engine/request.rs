@@ -46,8 +46,9 @@ impl Engine {
         Ok(ShimRequest {
             id: record.id.clone(),
             root: Root { lower, upper: dir.join("upper"), work: dir.join("work") },
-            mounts: mounts.iter().map(MountPoint::to_mount).collect(),
+            mounts: mounts.iter().map(|mount| mount.to_mount(dir)).collect(),
             spec: spec(&self.spec_input(record)?),
+            users: record.users,
             user: record.config.user.clone().unwrap_or_default(),
             group_add: record.host_config.group_add.clone().unwrap_or_default(),
             tty: record.tty(),
@@ -126,6 +127,7 @@ impl Engine {
             no_new_privileges: security.no_new_privileges,
             seccomp: security.seccomp,
             namespaces,
+            users: record.users,
             read_only: host.readonly_rootfs.unwrap_or(false),
             masked_paths: security.masked_paths.or_else(|| host.masked_paths.clone()),
             readonly_paths: security.readonly_paths.or_else(|| host.readonly_paths.clone()),

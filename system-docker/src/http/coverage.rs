@@ -30,7 +30,7 @@ const NOTES: &[(&str, &str, &str)] = &[
     (
         "POST /containers/create",
         "partial",
-        "no device requests, other runtimes; user namespaces only the host's; log drivers json-file and none; ports only as the network allows",
+        "no device requests, other runtimes; user namespaces the host's, or one of its own (`auto`, as in podman), where the network is too; log drivers json-file and none; ports only as the network allows",
     ),
     (
         "POST /containers/{id}/update",

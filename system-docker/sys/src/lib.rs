@@ -9,5 +9,6 @@ pub mod kexec;
 pub mod mount;
 pub mod signal;
 pub mod spawn;
+pub mod users;
 pub mod verity;
 pub mod watchdog;

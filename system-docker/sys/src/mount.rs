@@ -1,4 +1,4 @@
-//! mount_setattr(2): read-only and propagation for a whole tree of mounts at once, attached or not yet.
+//! mount_setattr(2): read-only, propagation and shown ids for a whole tree of mounts at once, attached or not yet.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -22,6 +22,25 @@ pub fn set_attributes(
         propagation,
         userns_fd: 0,
     };
+    set(mount, recursive, &attributes)
+}
+
+/// Has the files of a tree that is not attached yet shown with the ids of a user namespace: what belongs to 0 on disk
+/// belongs to the namespace's 0, and what that one makes belongs to 0 on disk.
+///
+/// # Errors
+/// As mount_setattr(2); EINVAL where the file system cannot.
+pub fn map_ids(
+    mount: BorrowedFd<'_>,
+    recursive: bool,
+    namespace: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let userns_fd = namespace.as_raw_fd().try_into().unwrap_or_default();
+    let attr_set = libc::MOUNT_ATTR_IDMAP;
+    set(mount, recursive, &libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd })
+}
+
+fn set(mount: BorrowedFd<'_>, recursive: bool, attributes: &libc::mount_attr) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a constant C string, the structure lives across the call and its true size is given.
     let result = unsafe {
@@ -30,7 +49,7 @@ pub fn set_attributes(
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };

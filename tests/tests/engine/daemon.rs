@@ -15,23 +15,28 @@ use serde_json::Value;
 /// No command of these cases takes a tenth of it.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Makes what the daemon needs, and starts it as a child: as the first process it would be an init.
+/// Makes what the daemon needs, and starts it as a child: as the first process it would be an init. One that was killed
+/// is started again.
 const START: &str = r#"
 umount -l /sys/fs/cgroup 2>/dev/null
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs run /run
 mkdir -p /run/ros
 cp "$1" /run/ros/registries.json
-may=
-setpriv --dump | grep -q '^Capability bounding set:.*sys_resource' || may=--without-device-rules
-"$2" daemon $may --root "$3/docker" --run /run/system-docker --socket "$3/docker.sock" &
-wait
+program=$2 dir=$3
+shift 3
+setpriv --dump | grep -q '^Capability bounding set:.*sys_resource' || set -- --without-device-rules "$@"
+daemon() { "$program" daemon --root "$dir/docker" --run /run/system-docker --socket "$dir/docker.sock" "$@"; }
+daemon "$@"
+while [ $? = 137 ]; do daemon "$@"; done
 "#;
 
 /// One case: its folder, its registry, its daemon. Dropped, all of it ends.
 pub struct Site {
     pub dir: PathBuf,
     pub registry: Registry,
+    /// More options of the daemon.
+    pub options: Vec<String>,
     daemon: Option<Child>,
 }
 
@@ -42,7 +47,7 @@ impl Site {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir)?;
         let registry = Registry::start(&dir.join("registry"), free_port()?)?;
-        Ok(Self { dir, registry, daemon: None })
+        Ok(Self { dir, registry, options: Vec::new(), daemon: None })
     }
 
     /// The program under test: from the folder `ROS_PROGRAMS`, else of the same build as this test.
@@ -73,18 +78,30 @@ impl Site {
             ])
             .args(["sh", "-c", START, "daemon"])
             .args([&told, &Self::program()?, &self.dir])
+            .args(&self.options)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0);
         self.daemon = Some(command.spawn().context("start unshare")?);
-        let end = Instant::now() + Duration::from_secs(20);
-        while self.docker(&["version"]).is_err() {
-            ensure!(Instant::now() < end, "no answer: {}", self.dir.join("daemon.log").display());
-            // A refused connection answers at once: without a pause this would be a busy loop.
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
+        let log = self.dir.join("daemon.log");
+        self.answers().with_context(|| format!("see {}", log.display()))
+    }
+
+    /// The daemon itself, by the number that it has outside of its namespace.
+    pub fn daemon_pid(&self) -> Result<u32> {
+        let unshare = self.daemon.as_ref().context("no daemon runs")?.id();
+        let shell = *children(unshare)?.first().context("unshare has no child")?;
+        let is_daemon = |pid: &u32| {
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split('\0').nth(1) == Some("daemon")
+        };
+        children(shell)?.into_iter().find(is_daemon).context("the daemon does not run")
+    }
+
+    /// Waits until it answers.
+    pub fn answers(&self) -> Result<()> {
+        within(Duration::from_secs(20), "the daemon answers", || self.docker(&["version"]).is_ok())
     }
 
     /// Ends the daemon and all that runs under it.
@@ -134,6 +151,27 @@ impl Drop for Site {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Waits for what has to come.
+pub fn until(what: &str, come: impl FnMut() -> bool) -> Result<()> {
+    within(LIMIT, what, come)
+}
+
+fn within(limit: Duration, what: &str, mut come: impl FnMut() -> bool) -> Result<()> {
+    let end = Instant::now() + limit;
+    while !come() {
+        ensure!(Instant::now() < end, "it did not come: {what}");
+        // What is asked for answers at once: without a pause this would be a busy loop.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Processes whose parent is `pid`.
+pub fn children(pid: u32) -> Result<Vec<u32>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    Ok(text.split_whitespace().filter_map(|number| number.parse().ok()).collect())
 }
 
 /// The output of a command that has to succeed.

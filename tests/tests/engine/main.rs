@@ -4,3 +4,6 @@
 mod daemon;
 mod damage;
 mod images;
+mod remote;
+mod survival;
+mod users;

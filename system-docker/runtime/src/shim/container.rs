@@ -16,6 +16,7 @@ use rustix::pipe::PipeFlags;
 use super::executor::{self, Command};
 use super::record::{self, ProcessRecord};
 use super::stdio::{self, Console, Stdio};
+use super::users::{self, Users};
 use super::{mounts, user};
 use crate::{RuntimeError, ShimRequest};
 
@@ -50,25 +51,31 @@ fn prepare_and_create(
     cgroup: &Path,
 ) -> Result<(Container, Stdio), RuntimeError> {
     let root = dir.join("root");
-    let late = mounts::build(&request.root, &root, &request.mounts)?;
+    let users = request.users.map(Users::new).transpose()?;
+    let late = mounts::build(&request.root, &root, &request.mounts, users.as_ref())?;
     let mut spec = request.spec.clone();
-    adapt(&mut spec, request, &root)?;
+    adapt(&mut spec, request, &root, users.as_ref())?;
     spec.save(dir.join("config.json"))
         .map_err(|e| RuntimeError::Refused(format!("write config.json: {e}")))?;
     let begun = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
-    let (inner, stdio) = call_libcontainer(dir, request)?;
+    let (inner, stdio) = call_libcontainer(dir, request, &spec)?;
     let pid = inner
         .pid()
         .map(|pid| pid.as_raw())
         .ok_or_else(|| RuntimeError::Refused("no pid".into()))?;
-    mounts::attach_late(&late, pid)?;
+    mounts::attach_late(&late, pid, users.as_ref())?;
     ProcessRecord::of(pid).and_then(|record| record.write(dir))?;
     let (dir, cgroup) = (dir.to_owned(), cgroup.to_owned());
     Ok((Container { inner, dir, cgroup, pid, begun: Some(begun) }, stdio))
 }
 
 /// What could not be known before the root was mounted.
-fn adapt(spec: &mut Spec, request: &ShimRequest, root: &Path) -> Result<(), RuntimeError> {
+fn adapt(
+    spec: &mut Spec,
+    request: &ShimRequest,
+    root: &Path,
+    users: Option<&Users>,
+) -> Result<(), RuntimeError> {
     if mounts::reach_host(&request.mounts)
         && let Some(linux) = spec.linux_mut()
     {
@@ -77,13 +84,14 @@ fn adapt(spec: &mut Spec, request: &ShimRequest, root: &Path) -> Result<(), Runt
     let Some(process) = spec.process_mut() else {
         return Err(RuntimeError::Refused("no process in the spec".into()));
     };
-    mounts::make_folder(root, process.cwd())?;
+    mounts::make_folder(root, process.cwd(), users)?;
     user::apply(process, &request.user, &request.group_add, root)
 }
 
 fn call_libcontainer(
     dir: &Path,
     request: &ShimRequest,
+    spec: &Spec,
 ) -> Result<(LibContainer, Stdio), RuntimeError> {
     let state = dir.join("state");
     fs::create_dir_all(&state)?;
@@ -97,7 +105,8 @@ fn call_libcontainer(
         let made = builder.as_init(dir).with_systemd(false).build().map_err(|e| failed(&e))?;
         return Ok((made, console.receive()?));
     }
-    let (stdio, ends) = stdio::pipes(request.open_stdin)?;
+    let owner = spec.process().as_ref().map(|process| users::owner(spec, process.user()));
+    let (stdio, ends) = stdio::pipes(request.open_stdin, owner.unwrap_or_default())?;
     let builder = builder.with_stdin(ends.stdin).with_stdout(ends.stdout).with_stderr(ends.stderr);
     let made = builder
         .as_init(dir)

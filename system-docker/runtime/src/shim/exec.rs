@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
@@ -11,11 +12,11 @@ use oci_spec::runtime::{LinuxCapabilities, Process, Spec};
 use rustix::fs::{FlockOperation, flock};
 
 use super::container::failed;
-use super::executor::Command;
+use super::executor::{Command, Enter};
 use super::mounts::is_folder_inside;
 use super::record::{self, ProcessRecord};
 use super::stdio::{self, Console, Stdio};
-use super::user;
+use super::{user, users};
 use crate::spec::{capability_sets, host_capabilities, overlay_environment};
 use crate::{ExecRequest, RuntimeError, ShimRequest};
 
@@ -54,13 +55,15 @@ impl Exec {
     /// Runs it; returns its pid and streams.
     pub(super) fn start(&self) -> Result<(i32, Stdio), RuntimeError> {
         let root = PathBuf::from(format!("/proc/{}/root", self.init.pid));
-        let (process, command) = self.process(&root)?;
+        let (process, mut command) = self.process(&root)?;
+        let owner = users::owner(&self.spec, process.user());
+        command.enter = self.user_namespace(&process, owner)?;
         let file = self.dir.join("oci-process.json");
         fs::write(&file, serde_json::to_vec(&process).map_err(io::Error::from)?)?;
         // One at a time, because libcontainer leaves sockets behind that cannot be told from those of another exec.
         let lock = File::create(self.container_dir.join("exec.lock"))?;
         flock(&lock, FlockOperation::LockExclusive).map_err(io::Error::from)?;
-        let started = self.call_libcontainer(&file, command);
+        let started = self.call_libcontainer(&file, command, owner);
         self.remove_tenant_sockets()?;
         let (pid, stdio) = started?;
         // One that has ended already needs no record.
@@ -100,15 +103,32 @@ impl Exec {
         process.set_capabilities(None::<LinuxCapabilities>);
         if self.request.privileged {
             process.set_no_new_privileges(None);
-            return Command { confine: Some((None, capability_sets(host_capabilities()))) };
+            let confine = Some((None, capability_sets(host_capabilities())));
+            return Command { confine, enter: None };
         }
-        Command { confine: Some((filter, capabilities)) }
+        Command { confine: Some((filter, capabilities)), enter: None }
+    }
+
+    /// The container's user namespace, when it has one of its own.
+    fn user_namespace(
+        &self,
+        process: &Process,
+        owner: (u32, u32),
+    ) -> Result<Option<Enter>, RuntimeError> {
+        let linux = self.spec.linux().as_ref();
+        if linux.is_none_or(|linux| linux.uid_mappings().is_none()) {
+            return Ok(None);
+        }
+        let namespace = File::open(format!("/proc/{}/ns/user", self.init.pid))?;
+        let (namespace, user) = (Arc::new(namespace.into()), process.user().clone());
+        Ok(Some(Enter { namespace, owner, user }))
     }
 
     fn call_libcontainer(
         &self,
         process: &Path,
         command: Command,
+        owner: (u32, u32),
     ) -> Result<(i32, Stdio), RuntimeError> {
         let builder = ContainerBuilder::new(self.container_id.clone(), SyscallType::default())
             .with_executor(command)
@@ -124,7 +144,7 @@ impl Exec {
                 .map_err(|e| failed(&e))?;
             return Ok((pid.as_raw(), console.receive()?));
         }
-        let (stdio, ends) = stdio::pipes(self.request.open_stdin)?;
+        let (stdio, ends) = stdio::pipes(self.request.open_stdin, owner)?;
         let builder =
             builder.with_stdin(ends.stdin).with_stdout(ends.stdout).with_stderr(ends.stderr);
         let tenant = builder.as_tenant().with_process(Some(process)).with_detach(true);

@@ -3,15 +3,22 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-use libcontainer::capabilities::drop_privileges;
+use libcontainer::capabilities::{drop_privileges, reset_effective};
 use libcontainer::seccomp::initialize_seccomp;
 use libcontainer::syscall::syscall::create_syscall;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::set_keepcaps;
 use nix::sys::signal::SigSet;
-use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Spec};
-use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, stat};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Spec, User};
+use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, fchown, stat};
+use rustix::stdio::stdin;
+use rustix::termios::isatty;
 
 use crate::RuntimeError;
 use crate::spec::PATH;
@@ -22,6 +29,45 @@ pub(super) struct Command {
     /// An exec's own filter and capabilities. libcontainer drops an exec's filter, so both are set here: the filter
     /// first, because loading it needs a capability.
     pub(super) confine: Option<(Option<LinuxSeccomp>, LinuxCapabilities)>,
+    /// An exec's user namespace, which libcontainer does not enter.
+    pub(super) enter: Option<Enter>,
+}
+
+/// The user namespace of a container, and who the process will be there.
+#[derive(Clone)]
+pub(super) struct Enter {
+    pub(super) namespace: Arc<OwnedFd>,
+    /// User and group, as the host knows them.
+    pub(super) owner: (u32, u32),
+    pub(super) user: User,
+}
+
+impl Enter {
+    /// Until here the process had the host's ids and every capability; from here on, the container's.
+    fn enter(&self) -> Result<(), RuntimeError> {
+        let failed = |what: &str, error: &dyn std::error::Error| {
+            RuntimeError::Refused(format!("{what}: {error}"))
+        };
+        // A terminal was made by the host's root. It is the process's to open again.
+        if isatty(stdin()) {
+            let uid = Some(rustix::fs::Uid::from_raw(self.owner.0));
+            fchown(stdin(), uid, None).map_err(|e| failed("give the terminal away", &e))?;
+        }
+        setns(&self.namespace, CloneFlags::CLONE_NEWUSER)
+            .map_err(|e| failed("enter the user namespace", &e))?;
+        self.become_user().map_err(|e| failed("set user and groups", &e))?;
+        reset_effective(create_syscall().as_ref()).map_err(|e| failed("keep capabilities", &e))
+    }
+
+    fn become_user(&self) -> nix::Result<()> {
+        let groups = self.user.additional_gids().iter().flatten();
+        setgroups(&groups.map(|gid| Gid::from_raw(*gid)).collect::<Vec<_>>())?;
+        // What is to be dropped is dropped afterwards.
+        set_keepcaps(true)?;
+        let (uid, gid) = (Uid::from_raw(self.user.uid()), Gid::from_raw(self.user.gid()));
+        setresgid(gid, gid, gid)?;
+        setresuid(uid, uid, uid)
+    }
 }
 
 impl Executor for Command {
@@ -48,6 +94,7 @@ impl Command {
         let refused = |what: &str, error: String| RuntimeError::Refused(format!("{what}: {error}"));
         ros_sys::signal::default_sigpipe().map_err(|e| refused("reset SIGPIPE", e.to_string()))?;
         SigSet::empty().thread_set_mask().map_err(|e| refused("unblock signals", e.to_string()))?;
+        self.enter.as_ref().map_or(Ok(()), Enter::enter)?;
         if let Some((filter, capabilities)) = &self.confine {
             if let Some(filter) = filter {
                 initialize_seccomp(filter).map_err(|e| refused("load seccomp", e.to_string()))?;

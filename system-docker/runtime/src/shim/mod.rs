@@ -11,6 +11,7 @@ pub(crate) mod record;
 mod serve;
 mod stdio;
 mod user;
+mod users;
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -30,6 +30,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
+use super::users::{Users, as_root, unmount_layers};
 use crate::{Mount, MountKind, Propagation, Root, RuntimeError};
 
 /// What libcontainer mounts itself, and what is below it.
@@ -49,8 +50,10 @@ pub(super) fn build(
     root: &Root,
     root_dir: &Path,
     mounts: &[Mount],
+    users: Option<&Users>,
 ) -> Result<Vec<Prepared>, RuntimeError> {
-    let prepared = mounts.iter().map(prepare).collect::<Result<Vec<_>, _>>()?;
+    let prepared =
+        mounts.iter().map(|mount| prepare(mount, users)).collect::<Result<Vec<_>, _>>()?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(|e| refused("make a mount namespace", e.into()))?;
     nix::mount::mount(
         None::<&str>,
@@ -60,23 +63,27 @@ pub(super) fn build(
         None::<&str>,
     )
     .map_err(|e| refused("leave the host's propagation", e.into()))?;
-    mount_root(root, root_dir)?;
+    mount_root(root, root_dir, users)?;
     let root_fd = open_root(root_dir)?;
     let (late, early): (Vec<_>, Vec<_>) =
         prepared.into_iter().partition(|mount| is_late(&mount.target));
-    early.iter().try_for_each(|mount| attach(root_fd.as_fd(), mount))?;
+    early.iter().try_for_each(|mount| attach(root_fd.as_fd(), mount, users))?;
     Ok(late)
 }
 
 /// As [`build`], and the late mounts too: nothing runs in it that would hide them.
 pub(super) fn whole(root: &Root, at: &Path, mounts: &[Mount]) -> Result<(), RuntimeError> {
-    let late = build(root, at, mounts)?;
+    let late = build(root, at, mounts, None)?;
     let root = open_root(at)?;
-    late.iter().try_for_each(|mount| attach(root.as_fd(), mount))
+    late.iter().try_for_each(|mount| attach(root.as_fd(), mount, None))
 }
 
 /// Attaches the late mounts inside the container that `pid` is the init of.
-pub(super) fn attach_late(late: &[Prepared], pid: i32) -> Result<(), RuntimeError> {
+pub(super) fn attach_late(
+    late: &[Prepared],
+    pid: i32,
+    users: Option<&Users>,
+) -> Result<(), RuntimeError> {
     if late.is_empty() {
         return Ok(());
     }
@@ -86,7 +93,7 @@ pub(super) fn attach_late(late: &[Prepared], pid: i32) -> Result<(), RuntimeErro
     setns(&theirs, CloneFlags::CLONE_NEWNS)
         .map_err(|e| refused("enter the container's mounts", e.into()))?;
     let attached = open_root(Path::new("/"))
-        .and_then(|root| late.iter().try_for_each(|mount| attach(root.as_fd(), mount)));
+        .and_then(|root| late.iter().try_for_each(|mount| attach(root.as_fd(), mount, users)));
     setns(&own, CloneFlags::CLONE_NEWNS)
         .map_err(|e| refused("come back from the container's mounts", e.into()))?;
     attached
@@ -110,9 +117,14 @@ pub(super) fn unmount_root(root_dir: &Path) {
 }
 
 /// Makes a folder in the container: for a working directory that the image does not have.
-pub(super) fn make_folder(root_dir: &Path, path: &Path) -> Result<(), RuntimeError> {
+pub(super) fn make_folder(
+    root_dir: &Path,
+    path: &Path,
+    users: Option<&Users>,
+) -> Result<(), RuntimeError> {
     let root = open_root(root_dir)?;
-    let made = target(root.as_fd(), path, true).and_then(|fd| fstat(fd).map_err(io::Error::from));
+    let made = as_root(users, || target(root.as_fd(), path, true))
+        .and_then(|fd| fstat(fd).map_err(io::Error::from));
     match made {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => Ok(()),
         Ok(_) => Err(RuntimeError::BadWorkdir(format!("{}: not a directory", path.display()))),
@@ -180,15 +192,33 @@ fn open_root(dir: &Path) -> Result<OwnedFd, RuntimeError> {
         .map_err(|e| refused("open the container's root", e.into()))
 }
 
-fn prepare(mount: &Mount) -> Result<Prepared, RuntimeError> {
+fn prepare(mount: &Mount, users: Option<&Users>) -> Result<Prepared, RuntimeError> {
     let tree = match &mount.kind {
         MountKind::Bind { source, recursive, propagation } => {
-            bind(mount, source, *recursive, *propagation)?
+            let tree = bind(mount, source, *recursive, *propagation)?;
+            if let Some(users) = users.filter(|_| mount.mapped) {
+                let mapped = users.map(tree.as_fd(), *recursive);
+                mapped.map_err(|e| bad(source, &e.to_string()))?;
+            }
+            tree
         }
-        MountKind::Tmpfs { options } => tmpfs(options, mount.read_only)
+        MountKind::Tmpfs { options } => tmpfs(&owned(options, users), mount.read_only)
             .map_err(|e| bad(&mount.target, &format!("tmpfs: {e}")))?,
     };
     Ok(Prepared { target: mount.target.clone(), tree })
+}
+
+/// A tmpfs's options with the ids that the kernel is to be told: those outside of the container.
+fn owned(options: &[String], users: Option<&Users>) -> Vec<String> {
+    let mut options: Vec<String> =
+        options.iter().flat_map(|list| list.split(',')).map(str::to_owned).collect();
+    let Some(users) = users else { return options };
+    for name in ["uid=", "gid="] {
+        let asked = options.iter().rev().find_map(|option| option.strip_prefix(name)?.parse().ok());
+        options.retain(|option| !option.starts_with(name));
+        options.push(format!("{name}{}", users.outside(asked.unwrap_or(0))));
+    }
+    options
 }
 
 /// A copy of the host's mount at `source`, a peer of it until told otherwise.
@@ -257,9 +287,7 @@ fn tmpfs(options: &[String], read_only: bool) -> io::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let mut attributes = MountAttrFlags::empty();
     attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
-    for option in
-        options.iter().flat_map(|list| list.split(',')).filter(|option| !option.is_empty())
-    {
+    for option in options.iter().filter(|option| !option.is_empty()) {
         match (attribute(option), option.split_once('=')) {
             (Some(attribute), _) => attributes |= attribute,
             (None, Some((key, value))) => {
@@ -296,9 +324,13 @@ fn told(context: &OwnedFd, error: Errno) -> io::Error {
     }
 }
 
-fn mount_root(root: &Root, root_dir: &Path) -> Result<(), RuntimeError> {
+fn mount_root(root: &Root, root_dir: &Path, users: Option<&Users>) -> Result<(), RuntimeError> {
     fs::create_dir_all(root_dir).map_err(|e| refused("make the root's folder", e))?;
-    let tree = detached(root).map_err(|e| RuntimeError::BadMount(format!("root: {e}")))?;
+    let tree = match users {
+        None => detached(root),
+        Some(users) => mapped(root, &root_dir.with_file_name("layers"), users),
+    };
+    let tree = tree.map_err(|e| RuntimeError::BadMount(format!("root: {e}")))?;
     ros_sys::mount::set_attributes(tree.as_fd(), false, false, MsFlags::MS_PRIVATE.bits())
         .map_err(|e| refused("make the root private", e))?;
     move_mount(&tree, "", CWD, root_dir, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
@@ -308,6 +340,19 @@ fn mount_root(root: &Root, root_dir: &Path) -> Result<(), RuntimeError> {
 /// The root as a mount that is attached nowhere.
 fn detached(root: &Root) -> io::Result<OwnedFd> {
     if root.lower.is_empty() { plain(root) } else { overlay(root) }
+}
+
+/// The same in a user namespace: overlayfs itself cannot be mapped, but the layers below it.
+fn mapped(root: &Root, at: &Path, users: &Users) -> io::Result<OwnedFd> {
+    if root.lower.is_empty() {
+        let tree = plain(root)?;
+        users.map(tree.as_fd(), false)?;
+        return Ok(tree);
+    }
+    let layers = users.mapped(root, at)?;
+    let tree = as_root(Some(users), || overlay(&layers))?;
+    unmount_layers(at)?;
+    Ok(tree)
 }
 
 fn plain(root: &Root) -> io::Result<OwnedFd> {
@@ -332,11 +377,15 @@ fn overlay(root: &Root) -> io::Result<OwnedFd> {
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }
 
-fn attach(root: BorrowedFd<'_>, mount: &Prepared) -> Result<(), RuntimeError> {
+fn attach(
+    root: BorrowedFd<'_>,
+    mount: &Prepared,
+    users: Option<&Users>,
+) -> Result<(), RuntimeError> {
     let error = |e: io::Error| bad(&mount.target, &e.to_string());
     let stat = fstat(&mount.tree).map_err(|e| error(e.into()))?;
     let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
-    let target = target(root, &mount.target, is_dir).map_err(error)?;
+    let target = as_root(users, || target(root, &mount.target, is_dir)).map_err(error)?;
     let both_fds =
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&mount.tree, "", &target, "", both_fds).map_err(|e| error(e.into()))

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Gid, OFlags, Uid, fchown, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -44,16 +44,24 @@ pub(super) enum Read {
     End,
 }
 
-pub(super) fn pipes(open_stdin: bool) -> io::Result<(Stdio, Ends)> {
+/// Pipes that belong to the process, so that it may open them again (`/dev/stdout`).
+pub(super) fn pipes(open_stdin: bool, owner: (u32, u32)) -> io::Result<(Stdio, Ends)> {
+    let owned = |end: &OwnedFd| {
+        let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+        fchown(end, Some(uid), Some(gid))
+    };
     let (stdin_read, stdin_write) = match open_stdin {
         true => {
             let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+            owned(&read)?;
             (read, Some(non_blocking(write)?))
         }
         false => (File::open("/dev/null")?.into(), None),
     };
     let (stdout_read, stdout_write) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr_read, stderr_write) = pipe_with(PipeFlags::CLOEXEC)?;
+    owned(&stdout_write)?;
+    owned(&stderr_write)?;
     let ours = Stdio {
         stdin: stdin_write,
         stdout: Some(non_blocking(stdout_read)?),

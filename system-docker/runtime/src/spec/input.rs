@@ -47,6 +47,8 @@ pub struct SpecInput {
     pub seccomp: Seccomp,
     /// Namespaces.
     pub namespaces: Namespaces,
+    /// A user namespace of its own, and what its ids are outside of it.
+    pub users: Option<IdRange>,
     /// Root file system read-only.
     pub read_only: bool,
     /// Instead of Docker's own masked paths.
@@ -95,6 +97,7 @@ impl Default for SpecInput {
             no_new_privileges: false,
             seccomp: Seccomp::Default,
             namespaces: Namespaces::default(),
+            users: None,
             read_only: false,
             masked_paths: None,
             readonly_paths: None,
@@ -149,6 +152,15 @@ pub struct Namespaces {
     pub net: Namespace,
     /// View of the cgroup tree.
     pub cgroup: Namespace,
+}
+
+/// What the ids of a container's users and groups are outside of it: 0 is `first`, and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The host's id of the container's 0.
+    pub first: u32,
+    /// How many ids there are.
+    pub count: u32,
 }
 
 /// A device node in the container; made from a host path by [`crate::device`].

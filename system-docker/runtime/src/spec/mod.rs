@@ -15,7 +15,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxDevice, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Mount, Root, Spec,
+    Hooks, Linux, LinuxDevice, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
+    LinuxNamespaceType, LinuxSeccomp, Mount, Root, Spec,
 };
 
 use crate::seccomp;
@@ -24,8 +25,8 @@ use capabilities::capabilities;
 pub(crate) use capabilities::capability_sets;
 pub use capabilities::host_capabilities;
 pub use input::{
-    Device, DeviceKind, DeviceRule, IoKind, IoLimit, Namespace, Namespaces, Resources, Rlimit,
-    Seccomp, SpecInput,
+    Device, DeviceKind, DeviceRule, IdRange, IoKind, IoLimit, Namespace, Namespaces, Resources,
+    Rlimit, Seccomp, SpecInput,
 };
 use process::process;
 pub(crate) use process::{PATH, default_home, overlay_environment};
@@ -103,7 +104,9 @@ fn linux(input: &SpecInput) -> Linux {
         .set_sysctl((!sysctls.is_empty()).then_some(sysctls))
         .set_resources(resources(input))
         .set_cgroups_path(Some(PathBuf::from(&input.cgroup_parent).join(&input.id)))
-        .set_namespaces(Some(namespaces(&input.namespaces)))
+        .set_namespaces(Some(namespaces(input)))
+        .set_uid_mappings(input.users.map(mapping))
+        .set_gid_mappings(input.users.map(mapping))
         .set_devices(Some(input.devices.iter().map(device_node).collect()))
         .set_seccomp(filter(input))
         .set_rootfs_propagation(None)
@@ -125,8 +128,11 @@ fn hidden_paths(input: &SpecInput) -> (Vec<String>, Vec<String>) {
     )
 }
 
-fn namespaces(choice: &Namespaces) -> Vec<LinuxNamespace> {
+fn namespaces(input: &SpecInput) -> Vec<LinuxNamespace> {
+    let choice = &input.namespaces;
+    let users = if input.users.is_some() { &Namespace::Own } else { &Namespace::Host };
     let all = [
+        (LinuxNamespaceType::User, users),
         (LinuxNamespaceType::Pid, &choice.pid),
         (LinuxNamespaceType::Ipc, &choice.ipc),
         (LinuxNamespaceType::Uts, &choice.uts),
@@ -135,6 +141,12 @@ fn namespaces(choice: &Namespaces) -> Vec<LinuxNamespace> {
         (LinuxNamespaceType::Mount, &Namespace::Own),
     ];
     all.iter().filter_map(|(kind, from)| namespace(*kind, from)).collect()
+}
+
+/// One entry: all of its parts are given.
+fn mapping(users: IdRange) -> Vec<LinuxIdMapping> {
+    let mapping = LinuxIdMappingBuilder::default().container_id(0u32).host_id(users.first);
+    mapping.size(users.count).build().into_iter().collect()
 }
 
 fn namespace(kind: LinuxNamespaceType, from: &Namespace) -> Option<LinuxNamespace> {

@@ -2,6 +2,7 @@
 //! made of it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -46,10 +47,12 @@ pub fn make_layer(layer: &Path) -> Result<()> {
     fs::copy(BUSYBOX, layer.join("bin/busybox"))?;
     for applet in [
         "sh", "true", "cat", "sleep", "echo", "id", "ls", "mount", "mkdir", "stty", "yes", "head",
-        "kill", "mknod", "pwd", "trap", "grep", "touch", "env", "unshare",
+        "kill", "mknod", "pwd", "trap", "grep", "touch", "env", "unshare", "chown", "test",
+        "readlink",
     ] {
         std::os::unix::fs::symlink("busybox", layer.join("bin").join(applet))?;
     }
+    fs::set_permissions(layer.join("tmp"), fs::Permissions::from_mode(0o1777))?;
     fs::write(
         layer.join("etc/passwd"),
         "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n",
@@ -76,6 +79,7 @@ impl Host {
             },
             mounts: Vec::new(),
             spec: spec(&self.input(id, args)),
+            users: None,
             user: String::new(),
             group_add: Vec::new(),
             tty: false,
@@ -210,5 +214,5 @@ pub async fn exec_output(process: &Process, request: &ExecRequest) -> Result<(i3
 
 pub fn bind(source: &Path, target: &str, propagation: Propagation) -> Mount {
     let kind = MountKind::Bind { source: source.to_owned(), recursive: true, propagation };
-    Mount { target: target.into(), kind, read_only: false }
+    Mount { target: target.into(), kind, read_only: false, mapped: false }
 }

@@ -39,6 +39,7 @@ pub async fn binds_read_only_tmpfs_and_devices(host: &Host) -> Result<()> {
         target: target.into(),
         kind: MountKind::Tmpfs { options: vec![options.into()] },
         read_only: false,
+        mapped: false,
     };
     request.mounts = vec![
         bind(&shared, "/vol", Propagation::Rprivate),

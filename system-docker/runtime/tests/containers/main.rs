@@ -9,6 +9,7 @@ mod host;
 mod isolation;
 mod life;
 mod streams;
+mod users;
 
 use std::future::Future;
 use std::path::Path;
@@ -77,6 +78,7 @@ fn run(host: &Host, wanted: &[&String]) -> Result<usize> {
         isolation::the_host_s_dev_can_be_bound,
         isolation::propagation_both_ways,
         isolation::namespaces_of_the_host,
+        users::its_root_is_nobody_outside,
         life::pause_and_resume,
         life::what_is_left_behind_is_killed,
         streams::a_client_that_reads_nothing_holds_nobody_up,

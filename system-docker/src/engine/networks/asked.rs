@@ -92,6 +92,7 @@ fn asks_for_a_bridge(host: &HostConfig, asked: &Asked) -> bool {
         settings.mac_address.as_ref().is_some_and(|mac| !mac.is_empty())
     };
     ports::is_asked(host)
+        || host.userns_mode.as_deref() == Some("auto")
         || host.links.as_ref().is_some_and(|links| !links.is_empty())
         || asked.values().any(has_mac)
 }
