@@ -65,7 +65,7 @@ const NOTES: &[(&str, &str, &str)] = &[
     (
         "POST /networks/create",
         "partial",
-        "the driver bridge: no macvlan, ipvlan, overlay; nothing of a swarm",
+        "the driver bridge: no macvlan, ipvlan, overlay; nothing of a swarm; where br_netfilter works on bridges, `enable_icc=false` also keeps neighbours from each other's published ports",
     ),
 ];
 

@@ -12,6 +12,7 @@
 pub mod dns;
 pub mod link;
 pub mod nft;
+pub mod relay;
 pub mod rules;
 
 use std::fs::File;

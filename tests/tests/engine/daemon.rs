@@ -18,6 +18,12 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Makes what the daemon needs, and starts it as a child: as the first process it would be an init. One that was killed
 /// is started again.
 const START: &str = r#"
+if [ -n "$OWN_NETWORK" ]; then
+  ip link set lo up
+  mount -t sysfs sysfs /sys
+  # As where nobody loaded br_netfilter: here it may be part of the kernel.
+  echo 0 2>/dev/null > /proc/sys/net/bridge/bridge-nf-call-iptables
+fi
 umount -l /sys/fs/cgroup 2>/dev/null
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs run /run
@@ -37,6 +43,8 @@ pub struct Site {
     pub registry: Registry,
     /// More options of the daemon.
     pub options: Vec<String>,
+    /// Whether its network is its own: bridges and ports are nobody else's then, and the registry is out of reach.
+    pub own_network: bool,
     daemon: Option<Child>,
 }
 
@@ -47,7 +55,7 @@ impl Site {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir)?;
         let registry = Registry::start(&dir.join("registry"), free_port()?)?;
-        Ok(Self { dir, registry, options: Vec::new(), daemon: None })
+        Ok(Self { dir, registry, options: Vec::new(), own_network: false, daemon: None })
     }
 
     /// The program under test: from the folder `ROS_PROGRAMS`, else of the same build as this test.
@@ -67,6 +75,7 @@ impl Site {
             fs::File::options().append(true).create(true).open(self.dir.join("daemon.log"))?;
         let mut command = Command::new("unshare");
         command
+            .args(self.own_network.then_some("--net"))
             .args([
                 "--mount",
                 "--pid",
@@ -83,6 +92,9 @@ impl Site {
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0);
+        if self.own_network {
+            command.env("OWN_NETWORK", "1");
+        }
         self.daemon = Some(command.spawn().context("start unshare")?);
         let log = self.dir.join("daemon.log");
         self.answers().with_context(|| format!("see {}", log.display()))

@@ -4,6 +4,7 @@
 mod daemon;
 mod damage;
 mod images;
+mod ports;
 mod remote;
 mod survival;
 mod users;

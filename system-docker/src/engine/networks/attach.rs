@@ -289,10 +289,14 @@ impl Engine {
             return;
         }
         let mut holds = Vec::new();
+        let live = record.network.gateway().and_then(|endpoint| endpoint.live.as_ref());
         for port in &record.network.ports {
-            match ports::hold(port.protocol, port.here) {
-                Ok(socket) => holds.push(socket),
-                Err(error) => tracing::warn!("port {} is somebody else's too: {error}", port.here),
+            match live.and_then(|live| ports::Hold::again(port, live)) {
+                None => {}
+                Some(Ok(hold)) => holds.push(hold),
+                Some(Err(error)) => {
+                    tracing::warn!("port {} is somebody else's too: {error}", port.here)
+                }
             }
         }
         lock(&self.networks.holds).insert(record.id.clone(), holds);

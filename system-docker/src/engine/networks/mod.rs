@@ -55,7 +55,7 @@ pub struct Networks {
     /// By container: its name server.
     servers: Mutex<HashMap<String, net::dns::Server>>,
     /// By container: sockets that keep others off its published ports.
-    holds: Mutex<HashMap<String, Vec<socket2::Socket>>>,
+    holds: Mutex<HashMap<String, Vec<ports::Hold>>>,
 }
 
 impl Networks {

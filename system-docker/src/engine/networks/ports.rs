@@ -7,13 +7,59 @@ use bollard_stubs::models::{HostConfig, PortBinding};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
-use super::endpoint::Attachment;
+use super::endpoint::{Attachment, Live};
 use crate::engine::container::Record;
 use crate::engine::error::{ApiError, Result};
+use crate::net::relay::Relay;
 use crate::net::rules::{Protocol, Published};
 
 /// How many ports of a range, or of the kernel's choice, are tried.
 const MOST_TRIES: usize = 64;
+
+/// What keeps others off a port.
+#[derive(Debug)]
+pub enum Hold {
+    /// Bound and no more: the firewall takes what comes.
+    Bound(#[expect(dead_code, reason = "it is there to be dropped")] Socket),
+    /// What comes from `::1` is taken here.
+    Relayed(#[expect(dead_code, reason = "it is there to be dropped")] Relay),
+}
+
+impl Hold {
+    /// Holds `here` for what a container has at `there`.
+    fn new(
+        socket: Socket,
+        protocol: Protocol,
+        here: IpAddr,
+        there: SocketAddr,
+    ) -> std::io::Result<Self> {
+        match is_relayed(protocol, here) {
+            true => Relay::start(socket, there).map(Self::Relayed),
+            false => Ok(Self::Bound(socket)),
+        }
+    }
+
+    /// Binds it anew, for a container that an earlier daemon started; none where there is nothing behind it.
+    pub fn again(port: &Port, live: &Live) -> Option<std::io::Result<Self>> {
+        let (protocol, here) = (port.protocol, port.here);
+        let there = behind(live, protocol, here.ip(), port.private)?;
+        let socket = hold(protocol, here);
+        Some(socket.and_then(|socket| Self::new(socket, protocol, here.ip(), there)))
+    }
+}
+
+/// Whether what is asked at `here` may come from `::1`, which the firewall cannot pass on.
+fn is_relayed(protocol: Protocol, here: IpAddr) -> bool {
+    let here_too = [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    protocol == Protocol::Tcp && here_too.contains(&here)
+}
+
+/// Where a container listens for what comes to `here`: at its address of that family. What is relayed finds the other too.
+fn behind(live: &Live, protocol: Protocol, here: IpAddr, private: u16) -> Option<SocketAddr> {
+    let other = || live.address(true).filter(|_| is_relayed(protocol, here));
+    let own = live.address(here.is_ipv4()).or_else(other)?;
+    Some(SocketAddr::new(own.addr(), private))
+}
 
 /// A port of this machine that is a container's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,7 +156,7 @@ pub fn take(
     record: &Record,
     attachment: &Attachment,
     default: Option<IpAddr>,
-) -> Result<(Vec<Port>, Vec<Socket>)> {
+) -> Result<(Vec<Port>, Vec<Hold>)> {
     let exposed = record.config.exposed_ports.clone().unwrap_or_default();
     let (mut ports, mut holds) = (Vec::new(), Vec::new());
     // Only internal networks, or none: nothing from outside gets in.
@@ -122,9 +168,13 @@ pub fn take(
             Some(address) => vec![address],
             None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
         };
-        let reachable = addresses.iter().copied();
-        let reachable: Vec<IpAddr> =
-            reachable.filter(|address| live.address(address.is_ipv4()).is_some()).collect();
+        // Where no address was named, the families of the container count.
+        let named = wish.address.or(default).is_some();
+        let there = |address: &IpAddr| {
+            let there = behind(live, wish.protocol, *address, wish.private)?;
+            (named || there.is_ipv4() == address.is_ipv4()).then_some((*address, there))
+        };
+        let reachable: Vec<(IpAddr, SocketAddr)> = addresses.iter().filter_map(there).collect();
         if reachable.is_empty() {
             return Err(ApiError::bad(format!(
                 "port {}/{} cannot be published at {}: the container has no address of that family",
@@ -133,13 +183,13 @@ pub fn take(
                 addresses.first().map(ToString::to_string).unwrap_or_default()
             )));
         }
-        let (port, sockets) = hold_one(&wish, &reachable)?;
-        holds.extend(sockets);
-        ports.extend(reachable.iter().map(|address| Port {
-            protocol: wish.protocol,
-            private: wish.private,
-            here: SocketAddr::new(*address, port),
-        }));
+        let here: Vec<IpAddr> = reachable.iter().map(|(address, _)| *address).collect();
+        let (port, sockets) = hold_one(&wish, &here)?;
+        for ((address, there), socket) in reachable.iter().zip(sockets) {
+            holds.push(Hold::new(socket, wish.protocol, *address, *there)?);
+            let here = SocketAddr::new(*address, port);
+            ports.push(Port { protocol: wish.protocol, private: wish.private, here });
+        }
     }
     Ok((ports, holds))
 }
@@ -180,7 +230,7 @@ fn hold_at(
 }
 
 /// A socket that is bound and does not listen: whoever binds the same port is told that it is taken, as with Docker.
-pub fn hold(protocol: Protocol, at: SocketAddr) -> std::io::Result<Socket> {
+fn hold(protocol: Protocol, at: SocketAddr) -> std::io::Result<Socket> {
     let kind = match protocol {
         Protocol::Tcp => Type::STREAM,
         Protocol::Udp => Type::DGRAM,
@@ -189,6 +239,8 @@ pub fn hold(protocol: Protocol, at: SocketAddr) -> std::io::Result<Socket> {
     if at.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    // It will listen, so nobody else can; and an earlier daemon's connections are no obstacle.
+    socket.set_reuse_address(is_relayed(protocol, at.ip()))?;
     socket.bind(&at.into())?;
     Ok(socket)
 }
