@@ -4,6 +4,7 @@
 mod container;
 mod exec;
 mod executor;
+mod filesystems;
 mod log;
 mod mounts;
 mod peer;
