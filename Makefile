@@ -28,7 +28,7 @@ PLANTED  := v1.3-hang v1.4-panic v1.5-sick v1.6-sickens v1.7-console v1.8-never 
 REGISTRY := 127.0.0.1:$(REGISTRY_PORT)
 export PATH := $(HOME)/.cargo/bin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api bench fuzz torture docs figures clean
+.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api scale bench fuzz torture docs figures clean
 
 help:
 	@echo 'make run       build everything, boot ros in QEMU on this terminal (DETACH=1: in the background)'
@@ -36,6 +36,7 @@ help:
 	@echo 'make stop      power it off          make clean-vm   forget its disk'
 	@echo 'make test      formatting, lints, unit tests, VM tests (QUICK=1: three of these, while you edit)'
 	@echo 'make test-api  the integration tests of bollard and docker-py against the daemon, on this machine'
+	@echo 'make scale     a thousand containers, and that nothing is left of them; minutes'
 	@echo 'make fuzz      every fuzz target for SECONDS_EACH=60 (FUZZ="yaml cmdline": only these)'
 	@echo 'make bench     beside Docker and podman, on this machine (SHORT=1: in some minutes)'
 	@echo 'make torture   the power is cut CUTS=500 times (REPORT=docs/reliability.md: the tables go there)'
@@ -96,6 +97,10 @@ docs:
 # Two suites that others wrote for Docker: the score and what fails.
 test-api: setup
 	@PROFILE=$(PROFILE) scripts/test-api
+
+# Many containers under the daemon on this machine: what it held before, it holds after.
+scale: build
+	ROS_PROGRAMS=$(BIN) cargo test --workspace --test engine -- --ignored --nocapture a_thousand
 
 # What reads outside text, against what a fuzzer thinks of.
 fuzz: setup

@@ -6,5 +6,6 @@ mod damage;
 mod images;
 mod ports;
 mod remote;
+mod scale;
 mod survival;
 mod users;

@@ -121,6 +121,12 @@ fn ports_are_reached_from_everywhere_they_are_published() -> Result<()> {
     site.docker(&["rm", "-f", "one", "two", "three", "four"])?;
     ensure!(page(&site, "[::1]:8080").is_err() && page(&site, "127.0.0.1:8080").is_err());
 
+    // Who asks for a user namespace and for no network has Docker's own bridge, not the host's.
+    let mut run = Command::new(Site::program()?);
+    run.env("SYSTEM_DOCKER_HOST", site.dir.join("docker.sock"));
+    run.args(["run", "--rm", "--userns", "auto", IMAGE, "cat", "/proc/self/uid_map"]);
+    ensure!(told(run)?.ends_with("65536"));
+
     for driver in ["macvlan", "ipvlan"] {
         let said = site.refused(&["network", "create", "-d", driver, "x"])?;
         ensure!(said.contains(driver) && said.contains("there is the driver bridge"), "{said}");

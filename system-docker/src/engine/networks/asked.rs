@@ -165,4 +165,12 @@ mod tests {
             assert_eq!(got, expected, "{mode} {networks:?} {publish}");
         }
     }
+
+    #[test]
+    fn a_user_namespace_of_its_own_is_not_for_the_host_s_network() {
+        for (users, expected) in [("auto", BRIDGE), ("host", "host"), ("", "host")] {
+            let host = HostConfig { userns_mode: Some(users.into()), ..Default::default() };
+            assert_eq!(resolve(&host, &Asked::new(), "host").unwrap().0, expected, "{users}");
+        }
+    }
 }
