@@ -25,9 +25,10 @@ use crate::tree::{Entry, Tree};
 
 /// What a release carries beside its boot set.
 const PROGRAMS: [&str; 2] = ["ros", "system-docker"];
-/// Kernel arguments of a release that names none.
+/// Kernel arguments of a release that names none. With `init=` a kernel that cannot run `/init` panics, and so goes back to
+/// the last good generation; without, it would go on to `/bin/sh`, and stay there.
 const CMDLINE: &str =
-    "console=tty0 console=ttyS0,115200n8 panic=5 ros.watchdog=60 quiet loglevel=5";
+    "console=tty0 console=ttyS0,115200n8 panic=5 init=/init ros.watchdog=60 quiet loglevel=5";
 
 /// Where things are.
 #[derive(Clone, Debug)]

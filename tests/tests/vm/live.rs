@@ -209,7 +209,7 @@ fn it_upgrades_by_itself(site: &Site, boot: &str) -> Result<()> {
     };
     policy("channel: 'v1.6*'")?;
     says_by_itself(site, "nothing newer")?;
-    policy("channel: v1.1, metered: eth*")?;
+    policy("channel: v1.1, metered: en*")?;
     says_by_itself(site, "metered")?;
     runs(site, boot, "v1.0", 1)?;
     policy("channel: v1.1, metered: wwan*")?;
