@@ -1,10 +1,5 @@
-//! A bootable disk, made without mounting anything.
-//!
-//! ```text
-//!  sector 2048   BIOS-boot    1 MiB    GRUB's core
-//!  sector 4096   ROS_BOOT   512 MiB    FAT32, also the EFI system partition
-//!  then          ROS_STATE  the rest   ext4 with verity, filled by `system-docker seed`
-//! ```
+//! A bootable disk, made without mounting anything. What is where on it: [`ros_api::disk`]. STATE is filled by
+//! `system-docker seed`.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -12,23 +7,16 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use ros_api::boot::{BootEnv, MenuEntry, menu};
-use ros_api::{durable, paths};
+use ros_api::disk::{BOOT_CODE, CORE_SIZE, CORE_START, Partition, SECTOR, partitions, smallest};
+use ros_api::{disk, durable, paths};
 
 use crate::build::{Built, Site, publish};
 use crate::command::{as_root, command, output};
 use crate::{EPOCH, grub, initrd, oci};
 
-const SECTOR: u64 = 512;
 const MIB: u64 = 1 << 20;
-const CORE_START: u64 = 2048;
-const BOOT_START: u64 = 4096;
-const BOOT_SIZE: u64 = 512 * MIB;
-const STATE_START: u64 = BOOT_START + BOOT_SIZE / SECTOR;
-/// Room for the second partition table.
-const TAIL: u64 = MIB;
-/// Smallest disk that the partitions and an empty STATE fit on.
-const SMALLEST: u64 = BOOT_SIZE + 128 * MIB;
+/// Of the disk and its partitions, in the order of their numbers, and of STATE: the same inputs give the same disk.
+const UUID: &str = "5D0B4C1E-6F52-4E0A-9C0E-726F7300000";
 
 /// What disk is asked for.
 #[derive(Clone, Debug)]
@@ -60,9 +48,10 @@ pub fn parse_size(text: &str) -> Result<u64> {
 /// # Errors
 /// When a part cannot be made.
 pub fn make(site: &Site, built: &Built, order: &Order) -> Result<()> {
-    if order.size < SMALLEST {
-        bail!("a disk needs at least {} MiB", SMALLEST / MIB);
-    }
+    let Some(parts) = partitions(order.size) else {
+        bail!("a disk needs at least {} MiB", smallest(0) / MIB)
+    };
+    let [_, boot_part, state_part] = &parts;
     // Before anything is made: it may have been typed wrong.
     let config = order.cloud_config.as_deref().map(configuration).transpose()?;
     let version = &built.release.version;
@@ -74,13 +63,13 @@ pub fn make(site: &Site, built: &Built, order: &Order) -> Result<()> {
         .with_context(|| format!("create a folder in {}", parent.display()))?;
     let raw = work.path().join("disk.raw");
     eprintln!("disk {version}: partitions, boot partition");
-    partition(&raw, order.size)?;
+    partition(&raw, order.size, &parts)?;
     put_core(&raw)?;
-    let boot = boot_partition(work.path(), built)?;
-    place(&boot, &raw, BOOT_START * SECTOR)?;
+    let boot = boot_partition(work.path(), built, boot_part.length)?;
+    place(&boot, &raw, boot_part.start)?;
     eprintln!("disk {version}: state partition");
-    let state = state_partition(site, work.path(), built, order, config.as_deref())?;
-    place(&state, &raw, STATE_START * SECTOR)?;
+    let state = state_partition(site, work.path(), built, state_part.length, config.as_deref())?;
+    place(&state, &raw, state_part.start)?;
     finish(&raw, &to, work.path())?;
     eprintln!("disk {version}: {}", to.display());
     Ok(())
@@ -96,20 +85,16 @@ fn live(site: &Site, built: &Built) -> Result<()> {
     Ok(durable::write(&site.out.join("initrd-live"), &live, 0o644)?)
 }
 
-fn partition(raw: &Path, size: u64) -> Result<()> {
+fn partition(raw: &Path, size: u64, parts: &[Partition]) -> Result<()> {
     let disk = File::create(raw).with_context(|| format!("create {}", raw.display()))?;
     disk.set_len(size).with_context(|| format!("size {}", raw.display()))?;
-    let state_size = size / SECTOR - STATE_START - TAIL / SECTOR;
-    let table = format!(
-        "label: gpt\nlabel-id: 5D0B4C1E-6F52-4E0A-9C0E-726F73000000\n\
-         start={CORE_START}, size={}, name=bios-boot, type=21686148-6449-6E6F-744E-656564454649, uuid=5D0B4C1E-6F52-4E0A-9C0E-726F73000001\n\
-         start={BOOT_START}, size={}, name={}, type=C12A7328-F81F-11D2-BA4B-00C04FC93EC9, uuid=5D0B4C1E-6F52-4E0A-9C0E-726F73000002\n\
-         start={STATE_START}, size={state_size}, name={}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, uuid=5D0B4C1E-6F52-4E0A-9C0E-726F73000003\n",
-        BOOT_START - CORE_START,
-        BOOT_SIZE / SECTOR,
-        paths::BOOT_LABEL,
-        paths::STATE_LABEL,
-    );
+    let line = |part: &Partition| {
+        let Partition { number, name, kind, start, length } = part;
+        let (start, length) = (start / SECTOR, length / SECTOR);
+        format!("start={start}, size={length}, name={name}, type={kind}, uuid={UUID}{number}\n")
+    };
+    let lines: String = parts.iter().map(line).collect();
+    let table = format!("label: gpt\nlabel-id: {UUID}0\n{lines}");
     let script = raw.with_extension("sfdisk");
     durable::write(&script, table.as_bytes(), 0o644)?;
     let script = File::open(&script).context("open the partition table")?;
@@ -123,19 +108,18 @@ fn partition(raw: &Path, size: u64) -> Result<()> {
 }
 
 fn put_core(raw: &Path) -> Result<()> {
-    let (boot, core) = grub::bios(CORE_START)?;
-    if core.len() as u64 > (BOOT_START - CORE_START) * SECTOR {
+    let (boot, core) = grub::bios(CORE_START / SECTOR)?;
+    if core.len() as u64 > CORE_SIZE {
         bail!("GRUB's core.img does not fit into the BIOS-boot partition");
     }
     let disk =
         File::options().write(true).open(raw).with_context(|| format!("open {}", raw.display()))?;
-    // From 440 on is the disk's signature and the protective partition table.
-    disk.write_all_at(&boot[..440], 0).context("write boot.img")?;
-    disk.write_all_at(&core, CORE_START * SECTOR).context("write core.img")
+    disk.write_all_at(&boot[..BOOT_CODE], 0).context("write boot.img")?;
+    disk.write_all_at(&core, CORE_START).context("write core.img")
 }
 
 /// The boot partition as a file.
-fn boot_partition(work: &Path, built: &Built) -> Result<PathBuf> {
+fn boot_partition(work: &Path, built: &Built, size: u64) -> Result<PathBuf> {
     let release = &built.release;
     let root = work.join("boot");
     let set = root.join("sets").join(release.boot_set.digest.hex());
@@ -145,26 +129,12 @@ fn boot_partition(work: &Path, built: &Built) -> Result<PathBuf> {
     for name in ["vmlinuz", "initrd"] {
         oci::link(&built.dir.join(name), &set.join(name))?;
     }
-    let mut environment = BootEnv::default();
-    environment.set_default(1);
-    let entry = MenuEntry {
-        number: 1,
-        version: &release.version,
-        status: "good",
-        boot_set: &release.boot_set,
-        append: "",
-    };
-    for (path, content) in [
-        ("EFI/BOOT/BOOTX64.EFI", grub::efi()?),
-        ("grub/grub.cfg", grub::CONFIG.into()),
-        ("grub/grubenv", environment.to_block()?),
-        ("grub/generations.cfg", menu(&[entry]).into_bytes()),
-    ] {
+    for (path, content) in disk::boot_files(release, "", grub::efi()?, grub::CONFIG.into())? {
         durable::write(&root.join(path), &content, 0o644)?;
     }
     let image = work.join("boot.fat");
     File::create(&image)
-        .and_then(|file| file.set_len(BOOT_SIZE))
+        .and_then(|file| file.set_len(size))
         .context("create the boot partition")?;
     output(
         command("mkfs.vfat")
@@ -182,7 +152,7 @@ fn state_partition(
     site: &Site,
     work: &Path,
     built: &Built,
-    order: &Order,
+    size: u64,
     config: Option<&str>,
 ) -> Result<PathBuf> {
     let state = work.join("state");
@@ -196,7 +166,6 @@ fn state_partition(
         put_cloud_config(work, &state, text)?;
     }
     let image = work.join("state.ext4");
-    let size = order.size - STATE_START * SECTOR - TAIL;
     File::create(&image)
         .and_then(|file| file.set_len(size))
         .context("create the state partition")?;

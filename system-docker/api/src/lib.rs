@@ -3,6 +3,7 @@
 //! two programs that may come from different releases must agree on it.
 
 pub mod boot;
+pub mod disk;
 pub mod durable;
 pub mod generation;
 pub mod init;
