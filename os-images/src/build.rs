@@ -12,10 +12,11 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 use ros_api::release::{BootSet, FORMAT, Minimum, ServiceImage};
-use ros_api::{Digest, Release, durable, labels, paths};
+use ros_api::{Digest, Release, disk, durable, labels, paths};
 
 use crate::debian::pool::Pool;
 use crate::definition::{self, Definitions, Variation, Want};
+use crate::grub;
 use crate::image::Images;
 use crate::initrd::{self, Parts};
 use crate::kernel::{self, Kernel};
@@ -290,8 +291,8 @@ impl Build {
         Ok(Rc::from(content))
     }
 
-    /// The image `os:<version>`: boot set, each program, lock file; one layer each, so that what is the same in
-    /// another release is not fetched again.
+    /// The image `os:<version>`: boot set, each program, boot loader, lock file; one layer each, so that what is the
+    /// same in another release is not fetched again.
     fn own_image(
         &self,
         release: &Release,
@@ -308,13 +309,19 @@ impl Build {
             tree.put(&format!("ros/bin/{name}"), Entry::file(content.clone(), 0o755));
             self.blobs.layer(&tree, oci::BEST)
         };
-        let own = PROGRAMS.map(|name| Own { name: name.into(), version: release.version.clone() });
+        let mut own: Vec<Own> = PROGRAMS.map(|name| ours(name, &release.version)).to_vec();
+        own.push(Own {
+            name: "grub".into(),
+            version: grub::version()?,
+            licence: "GPL-3.0-or-later",
+        });
         let mut lock = Tree::default();
         lock.put("ros/release.yml", Entry::file(release.to_yaml().into_bytes(), 0o644));
         let document = sbom::document("os", &self.pool, packages, &own)?;
         lock.put("ros/sbom.spdx.json", Entry::file(document, 0o644));
         let mut layers: Vec<Layer> = vec![self.blobs.layer(&boot, oci::LITTLE)?];
         layers.extend(contents.iter().map(program).collect::<Result<Vec<Layer>>>()?);
+        layers.push(self.blobs.layer(&boot_loader()?, oci::BEST)?);
         layers.push(self.blobs.layer(&lock, oci::BEST)?);
         let entrypoint = [&format!("{}/bin/ros", paths::RELEASE_DIR), "os", "install-generation"];
         let run = Run {
@@ -331,6 +338,26 @@ impl Build {
         };
         self.blobs.image(layers, &run)
     }
+}
+
+fn ours(name: &str, version: &str) -> Own {
+    Own { name: name.into(), version: version.into(), licence: "Apache-2.0" }
+}
+
+/// What `ros install` puts on a disk before there is a kernel.
+fn boot_loader() -> Result<Tree> {
+    let (boot, core) = grub::bios(disk::CORE_START / disk::SECTOR)?;
+    let mut tree = Tree::default();
+    for (path, content) in [
+        (paths::GRUB_BOOT, boot),
+        (paths::GRUB_CORE, core),
+        (paths::GRUB_EFI, grub::efi()?),
+        (paths::GRUB_CONFIG, grub::CONFIG.into()),
+    ] {
+        let inside = format!("{}/{path}", paths::RELEASE_DIR);
+        tree.put(inside.trim_start_matches('/'), Entry::file(content, 0o644));
+    }
+    Ok(tree)
 }
 
 /// Every package that a definition names.

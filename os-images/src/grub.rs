@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use ros_api::durable;
 
-use crate::command::{command, output};
+use crate::command::{command, output, text};
 
 /// `grub.cfg`, which never changes on a machine.
 pub const CONFIG: &str = include_str!("../grub/grub.cfg");
@@ -69,6 +69,15 @@ pub fn bios(start: u64) -> Result<(Vec<u8>, Vec<u8>)> {
     // Where core.img's first sector has the sector of the rest (diskboot.S: the block list's first entry).
     core[0x1f4..0x1fc].copy_from_slice(&(start + 1).to_le_bytes());
     Ok((boot, core))
+}
+
+/// GRUB's version on this machine.
+///
+/// # Errors
+/// When it is not installed.
+pub fn version() -> Result<String> {
+    let said = text(command("grub-mkimage").arg("--version"))?;
+    Ok(said.split_whitespace().last().unwrap_or_default().to_owned())
 }
 
 fn image(format: &str, more: &[&str]) -> Result<Vec<u8>> {

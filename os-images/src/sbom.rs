@@ -19,6 +19,8 @@ pub struct Own {
     pub name: String,
     /// Its version.
     pub version: String,
+    /// SPDX expression.
+    pub licence: &'static str,
 }
 
 /// The document for `name`.
@@ -72,7 +74,7 @@ fn own_package(own: &Own) -> Value {
         "downloadLocation": "NOASSERTION",
         "filesAnalyzed": false,
         "licenseConcluded": "NOASSERTION",
-        "licenseDeclared": "Apache-2.0",
+        "licenseDeclared": own.licence,
         "copyrightText": "NOASSERTION",
     })
 }

@@ -11,6 +11,7 @@ mod engine;
 pub mod fuzzing;
 mod http;
 mod init;
+mod install;
 mod listen;
 mod net;
 mod seed;
@@ -34,6 +35,9 @@ enum Verb {
     Daemon(daemon::Args),
     /// Fills a state folder with the images and the first generation of a release.
     Seed(seed::Args),
+    /// Puts the release that this is a part of on a disk.
+    #[command(hide = true)]
+    Install(install::Args),
     /// Holds every object of the store against its digest.
     Check(check::Args),
     /// Reads or writes files of a container's root.
@@ -82,6 +86,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Daemon(args) => runtime.block_on(daemon::run(&args)).map(|()| ExitCode::SUCCESS),
         Verb::Archive(_) => Ok(ExitCode::SUCCESS),
         Verb::Seed(args) => seed::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Install(args) => install::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Check(args) => runtime.block_on(check::run(&args)),
         Verb::Client(verb) => {
             let code = runtime.block_on(client::run(verb));

@@ -13,12 +13,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use ros_api::disk::FIRST;
 use ros_api::generation::{Pointer, Status};
 use ros_api::{Generation, Generations, Reference, Release, durable, paths};
-use ros_image::Store;
-
-/// The one generation of a new machine.
-const FIRST: u32 = 1;
+use ros_image::{ImageId, Store};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -52,25 +50,34 @@ pub fn run(args: &Args) -> Result<()> {
             args.layout.display()
         )
     })?;
-    let files = ReleaseFiles { trees: store.lower_dirs(&id)? };
-    let release = Release::parse(&fs::read_to_string(files.find("release.yml")?)?)?;
-    for (name, service) in &release.services {
-        let reference = release.service_reference(&asked, service).to_string();
-        store
-            .resolve(&reference)
-            .with_context(|| format!("service {name}: {reference} is not in the layout"))?;
-    }
-    let digest = store.image(&id)?.manifest;
-    install(&generations, &files, &release, &asked, digest)
+    let new = New { image: asked, created: 0, append: "" };
+    first_generation(&args.state, &store, &id, &new)
 }
 
-fn install(
-    generations: &Generations,
-    files: &ReleaseFiles,
-    release: &Release,
-    image: &Reference,
-    digest: ros_api::Digest,
-) -> Result<()> {
+/// What is written down of a first generation.
+pub struct New<'a> {
+    /// The name that the release came by.
+    pub image: Reference,
+    /// Seconds since the epoch.
+    pub created: u64,
+    /// Kernel arguments that the user adds.
+    pub append: &'a str,
+}
+
+/// Makes the release image `id` of `store` the first generation of `state`, when all its services are in the store.
+///
+/// # Errors
+/// When one is missing, or a file cannot be written.
+pub fn first_generation(state: &Path, store: &Store, id: &ImageId, new: &New<'_>) -> Result<()> {
+    let files = ReleaseFiles { trees: store.lower_dirs(id)? };
+    let release = Release::parse(&fs::read_to_string(files.find("release.yml")?)?)?;
+    for (name, service) in &release.services {
+        let reference = release.service_reference(&new.image, service).to_string();
+        store
+            .resolve(&reference)
+            .with_context(|| format!("service {name}: {reference} is not in the store"))?;
+    }
+    let generations = Generations::at(&state.join(relative(paths::GENERATIONS)?));
     let dir = generations.begin(FIRST)?;
     let bin = dir.join("bin");
     fs::create_dir(&bin)?;
@@ -82,11 +89,11 @@ fn install(
     generations.commit(&Generation {
         number: FIRST,
         version: release.version.clone(),
-        image: image.clone(),
-        digest,
+        image: new.image.clone(),
+        digest: store.image(id)?.manifest,
         boot_set: release.boot_set.digest,
-        created: 0,
-        append: String::new(),
+        created: new.created,
+        append: new.append.to_owned(),
         status: Status::Good,
     })?;
     generations.point(Pointer::Current, FIRST)?;
@@ -110,7 +117,11 @@ impl ReleaseFiles {
     }
 }
 
-fn copy(from: &Path, to: &Path, mode: u32) -> Result<()> {
+/// Copies a file so that it is on disk.
+///
+/// # Errors
+/// When one cannot be read or the other not written.
+pub fn copy(from: &Path, to: &Path, mode: u32) -> Result<()> {
     let mut source = fs::File::open(from).with_context(|| format!("open {}", from.display()))?;
     let mut target = fs::File::create(to).with_context(|| format!("create {}", to.display()))?;
     io::copy(&mut source, &mut target).with_context(|| format!("write {}", to.display()))?;
@@ -119,7 +130,10 @@ fn copy(from: &Path, to: &Path, mode: u32) -> Result<()> {
 }
 
 /// A path of the machine, relative to its state.
-fn relative(path: &str) -> Result<&Path> {
+///
+/// # Errors
+/// When it is not in it.
+pub fn relative(path: &str) -> Result<&Path> {
     Path::new(path)
         .strip_prefix(paths::STATE)
         .with_context(|| format!("{path} is not under {}", paths::STATE))

@@ -80,7 +80,20 @@ pub const GRUB_GENERATIONS: &str = "/boot/grub/generations.cfg";
 /// One folder a boot set, named by the hex of its digest: `vmlinuz`, `initrd`.
 pub const BOOT_SETS: &str = "/boot/sets";
 
-/// Folder of a release inside its image `os:<tag>` (`release.yml`, `boot/`, `bin/`, `sbom.spdx.json`).
+/// Folder of a release inside its image `os:<tag>` (`release.yml`, `boot/`, `bin/`, `grub/`, `sbom.spdx.json`).
 pub const RELEASE_DIR: &str = "/ros";
+/// In it: GRUB's first sector, told where its core is (`ros_api::disk`).
+pub const GRUB_BOOT: &str = "grub/boot.img";
+/// In it: GRUB's core for a BIOS.
+pub const GRUB_CORE: &str = "grub/core.img";
+/// In it: GRUB as EFI program.
+pub const GRUB_EFI: &str = "grub/BOOTX64.EFI";
+/// In it: `grub.cfg`.
+pub const GRUB_CONFIG: &str = "grub/grub.cfg";
+/// What `ros install` hands to the installer of a release: the configuration of the machine-to-be.
+pub const INSTALL: &str = "/run/ros/install";
+/// In it, and in [`CLOUD_CONFIG_D`] of the machine-to-be.
+pub const INSTALL_CONFIG: &str = "20-install.yml";
+
 /// An OCI image layout inside the initrd of a live medium; loaded when there is no STATE.
 pub const PRELOAD: &str = "/preload";

@@ -9,6 +9,7 @@
 //! - [`plan`] decides, as data, what a boot consists of; [`steps`] has one file a step; [`stage`] runs them,
 //!   times them and tells the kernel log.
 //! - [`pid1`] keeps the daemon alive, reaps, feeds the watchdog, and ends the machine in order.
+//! - [`disk`] is what an installer does to a disk.
 //! - [`modules`] is the loader behind both the boot stage and the `modprobe` applet.
 //!
 //! Nothing here panics on what comes from outside; a broken configuration is a complaint, never the end.
@@ -18,7 +19,8 @@ mod child;
 mod clock;
 mod config;
 mod console;
-mod kmsg;
+pub mod disk;
+pub mod kmsg;
 pub mod modules;
 pub mod pid1;
 pub mod plan;

@@ -14,6 +14,7 @@
 //! | `registry`, `pull`, `push` | registries |
 //! | `transport` | TLS, certificates and proxies between here and a registry |
 //! | `signatures` | signatures that lie beside an image in its registry |
+//! | `transfer` | images from one store into another |
 //!
 //! All of it blocks, but what asks a registry: that is async and does its disk work on tokio's blocking
 //! threads. No daemon is needed; any number of processes may use one store.
@@ -36,6 +37,7 @@ mod registry;
 mod save;
 mod signatures;
 mod store;
+mod transfer;
 mod transport;
 
 pub use check::{Damage, Report, What};

@@ -5,12 +5,12 @@ mod config;
 mod devices;
 mod format;
 mod generation;
-mod grow;
+pub(crate) mod grow;
 mod kernel;
 mod root;
 mod runtime;
 mod secrets;
-mod staged;
+pub(crate) mod staged;
 mod state;
 
 use std::io;
