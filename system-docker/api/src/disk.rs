@@ -64,7 +64,7 @@ pub fn partitions(size: u64) -> Option<[Partition; 3]> {
     let part = |number, name, kind, start, length| Partition { number, name, kind, start, length };
     (length >= SMALLEST_STATE).then_some([
         part(CORE, "bios-boot", "21686148-6449-6E6F-744E-656564454649", CORE_START, CORE_SIZE),
-        part(BOOT, paths::BOOT_LABEL, "C12A7328-F81F-11D2-BA4B-00C04FC93EC9", boot, BOOT_SIZE),
+        part(BOOT, paths::BOOT_LABEL, "C12A7328-F81F-11D2-BA4B-00A0C93EC93B", boot, BOOT_SIZE),
         part(STATE, paths::STATE_LABEL, "0FC63DAF-8483-4772-8E79-3D69D8477DE4", state, length),
     ])
 }
