@@ -1,6 +1,7 @@
 //! `ros`: replaces the operating system, configures it, and looks after its services.
 
 mod commands;
+mod install;
 mod os;
 mod services;
 
@@ -10,8 +11,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    bring_down, bring_up, cloud_init, config, console_init, network, os as os_command, power,
-    service,
+    bring_down, bring_up, cloud_init, config, console_init, install as install_command, network,
+    os as os_command, power, service,
 };
 
 /// Replaces the operating system, configures it, and looks after its services.
@@ -30,6 +31,8 @@ enum Command {
     Config(config::Args),
     /// The system's services
     Service(service::Args),
+    /// Puts ros on a disk; whatever is on it is lost
+    Install(install_command::Args),
     /// Stops everything in order and boots again
     Reboot(power::Args),
     /// Stops everything in order and switches off
@@ -65,6 +68,7 @@ fn run(command: Command) -> Result<ExitCode> {
         match command {
             Command::Os(args) => os_command::run(args).await,
             Command::Config(args) => config::run(args),
+            Command::Install(args) => install_command::run(args).await,
             Command::Service(args) => service::run(args).await,
             Command::Reboot(args) => power::reboot(args).await,
             Command::Poweroff(args) => power::poweroff(args).await,

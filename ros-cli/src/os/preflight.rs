@@ -19,7 +19,11 @@ pub fn check(plan: &Plan, release: &Release, generations: &Generations) -> Resul
     Ok(())
 }
 
-fn state(needed: u64) -> Result<()> {
+/// Refuses what needs more than there is on STATE.
+///
+/// # Errors
+/// Says how much is there and how much is needed.
+pub fn state(needed: u64) -> Result<()> {
     let path = paths::STATE;
     let there = rustix::fs::statvfs(path).with_context(|| format!("look at {path}"))?;
     let free = there.f_bavail * there.f_frsize;

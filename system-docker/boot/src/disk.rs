@@ -51,7 +51,8 @@ impl Whole {
         // Exclusive: the kernel refuses what it has mounted, or uses otherwise.
         drop(open(node, OFlags::EXCL)?);
         let device = open(node, OFlags::empty())?;
-        flock(&device, FlockOperation::LockExclusive).map_err(|e| named("lock", node, &e.into()))?;
+        flock(&device, FlockOperation::LockExclusive)
+            .map_err(|e| named("lock", node, &e.into()))?;
         let sector = block.number("queue/logical_block_size")?;
         sector_size(sector)?;
         Ok(Self { block, device, sector })
@@ -140,7 +141,10 @@ fn ends(disk: u64, parts: &[(u64, u64)]) -> Vec<(u64, u64)> {
         [(start, edge), ((start + length).saturating_sub(edge), edge)]
     };
     let inside = |&(start, length): &(u64, u64)| start + length <= disk;
-    std::iter::once(&(0, disk)).chain(parts.iter().filter(|part| inside(part))).flat_map(of).collect()
+    std::iter::once(&(0, disk))
+        .chain(parts.iter().filter(|part| inside(part)))
+        .flat_map(of)
+        .collect()
 }
 
 /// Zeros, on the disk before the next place is begun with.

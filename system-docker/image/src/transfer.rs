@@ -72,7 +72,8 @@ mod tests {
         header.set_size(300_000);
         tar.append_data(&mut header, "a/file", &[7u8; 300_000][..]).unwrap();
         let reference = Some("os-a:v1".parse().unwrap());
-        let [created, author, comment, created_by] = ["1970-01-01T00:00:00Z", "", "", ""].map(Into::into);
+        let [created, author, comment, created_by] =
+            ["1970-01-01T00:00:00Z", "", "", ""].map(Into::into);
         let (config, container) = (serde_json::json!({}), None);
         let description =
             Description { config, created, author, comment, created_by, reference, container };

@@ -97,8 +97,7 @@ impl Content {
             seed::copy(&release_dir().join("boot").join(name), &set.join(name), 0o700)?;
         }
         let Grub { efi, config, .. } = &self.grub;
-        for (path, content) in
-            boot_files(&self.release, &self.append, efi.clone(), config.clone())?
+        for (path, content) in boot_files(&self.release, &self.append, efi.clone(), config.clone())?
         {
             durable::overwrite(&root.join(path), &content, 0o700)?;
         }
@@ -115,8 +114,7 @@ impl Content {
             self.store.copy_image(id, &to).with_context(|| format!("copy image {}", id.short()))?;
         }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let new =
-            New { image: self.image.clone(), created: since.as_secs(), append: &self.append };
+        let new = New { image: self.image.clone(), created: since.as_secs(), append: &self.append };
         seed::first_generation(root, &to, &self.own, &new)?;
         let Some(text) = &self.cloud_config else { return Ok(()) };
         let dir = root.join(seed::relative(paths::CLOUD_CONFIG_D)?);

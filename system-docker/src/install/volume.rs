@@ -24,7 +24,9 @@ impl Volume {
     /// # Errors
     /// When it cannot be made or mounted.
     pub fn fat(node: &Path) -> Result<Self> {
-        make(Command::new("/usr/bin/busybox").args(["mkdosfs", "-n", paths::BOOT_LABEL]).arg(node))?;
+        make(
+            Command::new("/usr/bin/busybox").args(["mkdosfs", "-n", paths::BOOT_LABEL]).arg(node),
+        )?;
         Self::mount(node, "vfat", "umask=0077")
     }
 

@@ -13,6 +13,8 @@ pub use self::apply::start_guard;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+pub use validate::accept;
+
 use anyhow::{Context, Result};
 use cloud_config::{Loaded, Sources};
 

@@ -39,6 +39,12 @@ impl Device {
         Path::new("/sys/class/block").join(&self.name)
     }
 
+    /// The kernel's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whether it is a part of a disk.
     #[must_use]
     pub fn is_partition(&self) -> bool {
@@ -50,7 +56,27 @@ impl Device {
     /// # Errors
     /// When the kernel does not say.
     pub fn sector(&self) -> Result<u64> {
-        let file = self.sys().join("queue/logical_block_size");
+        self.number("queue/logical_block_size")
+    }
+
+    /// Bytes.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn size(&self) -> Result<u64> {
+        Ok(self.number("size")?.saturating_mul(512))
+    }
+
+    /// Whether it cannot be written.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn is_read_only(&self) -> Result<bool> {
+        Ok(self.number("ro")? != 0)
+    }
+
+    fn number(&self, name: &str) -> Result<u64> {
+        let file = self.sys().join(name);
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         text.trim().parse().with_context(|| format!("{}: {text:?}", file.display()))
     }
@@ -87,7 +113,9 @@ impl Device {
         let mut names = vec![self.name.clone()];
         let parts = self.partitions()?;
         names.extend(parts.iter().filter_map(|part| part.file_name()?.to_str().map(str::to_owned)));
-        let mounts = fs::read_to_string("/proc/mounts").context("read /proc/mounts")?;
+        let own = fs::read_to_string("/proc/mounts").context("read /proc/mounts")?;
+        // What the host has mounted, and where: this may be a container.
+        let mounts = fs::read_to_string("/proc/1/mounts").unwrap_or_default() + &own;
         let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
         let held = |name: &String| {
             let holders = Path::new("/sys/class/block").join(name).join("holders");

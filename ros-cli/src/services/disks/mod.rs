@@ -10,7 +10,7 @@
 //! Blank is what begins and ends with a MiB of zeros. `overwrite` counts once for each instance and wording; that is
 //! written down before anything is.
 
-mod blank;
+pub mod blank;
 mod filesystem;
 mod partition;
 
