@@ -1,11 +1,13 @@
 //! Images from one store into another, without an archive between them: each layer as the very stream that came in,
 //! held against its digest on the way. Manifest and config are the same bytes, so the digests stay.
 
+use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::Path;
 use std::thread;
 
 use ros_api::Digest;
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::{Error, ImageId, Result, Store};
 
@@ -33,7 +35,9 @@ impl Store {
 
     fn copy_layer(&self, diff_id: &Digest, to: &Self) -> Result<()> {
         let size = self.layer_facts(diff_id)?.tar_size;
-        let (reader, writer) = io::pipe().map_err(Error::on("open", Path::new("a pipe")))?;
+        let (reader, writer) =
+            pipe_with(PipeFlags::CLOEXEC).map_err(Error::on("open", Path::new("a pipe")))?;
+        let (reader, writer) = (File::from(reader), File::from(writer));
         thread::scope(|scope| {
             let sending = scope.spawn(|| {
                 let mut writer = BufWriter::with_capacity(CHUNK, writer);

@@ -5,6 +5,7 @@ mod boot;
 mod clouds;
 mod config;
 mod docker;
+mod install;
 mod live;
 mod networks;
 mod powercut;
