@@ -166,7 +166,10 @@ impl Spec {
             qemu.arg("-blockdev").arg(format!("driver=raw,node-name=log,{}", file(log)));
             qemu.args(["-blockdev", "driver=blklogwrites,node-name=recorded,file=disk,log=log"]);
             // With a cache that the guest must flush: its flushes are what the recording is for.
-            qemu.args(["-device", "virtio-blk-pci,drive=recorded,write-cache=on,bootindex=0"]);
+            // A kernel that is given directly is the first thing to boot by itself.
+            let first = if self.direct.is_none() { ",bootindex=0" } else { "" };
+            let device = format!("virtio-blk-pci,drive=recorded,write-cache=on{first}");
+            qemu.args(["-device", &device]);
         }
         for disk in disks {
             qemu.arg("-drive").arg(format!(

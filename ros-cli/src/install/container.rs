@@ -54,16 +54,21 @@ pub async fn refuse_second(docker: &Docker) -> Result<()> {
 /// Runs the installer to its end.
 ///
 /// # Errors
-/// With what it said when it failed.
+/// With what it said when it failed. When it cannot be followed any more, it goes on all the same.
 pub async fn run(docker: &Docker, task: &Task<'_>) -> Result<()> {
-    let remove = RemoveContainerOptionsBuilder::default().force(true).build();
     // One that nobody waited for is in the way.
-    let _ = docker.remove_container(NAME, Some(remove.clone())).await;
+    remove(docker).await;
     let options = CreateContainerOptionsBuilder::default().name(NAME).build();
     docker.create_container(Some(options), container(task)).await.context("make the installer")?;
     let ended = follow(docker, task).await;
-    docker.remove_container(NAME, Some(remove)).await.context("remove the installer")?;
+    remove(docker).await;
     ended
+}
+
+/// Never by force: one that runs is writing to a disk.
+async fn remove(docker: &Docker) {
+    let options = RemoveContainerOptionsBuilder::default().build();
+    let _ = docker.remove_container(NAME, Some(options)).await;
 }
 
 fn container(task: &Task<'_>) -> ContainerCreateBody {
@@ -118,7 +123,7 @@ async fn follow(docker: &Docker, task: &Task<'_>) -> Result<()> {
     let mut lines = std::pin::pin!(docker.logs(NAME, Some(options)));
     let mut complaints = String::new();
     while let Some(line) = lines.next().await {
-        match line.context("read what the installer says")? {
+        match line.with_context(|| format!("follow {NAME}, which goes on"))? {
             LogOutput::StdErr { message } => complaints += &String::from_utf8_lossy(&message),
             other => talk(&other.to_string()),
         }

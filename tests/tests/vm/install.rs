@@ -13,7 +13,7 @@ use ros_tests::guest::Ran;
 use ros_tests::machine::{Direct, Firmware, Machine, Spec};
 use ros_tests::powercut::log::{Kind, Log};
 
-use crate::site::{BOOT, Site};
+use crate::site::Site;
 
 const OFF: Duration = Duration::from_secs(60);
 
@@ -70,6 +70,7 @@ fn from_ram(site: &Site, disks: Vec<PathBuf>) -> Result<Spec> {
     let images = artifacts::images();
     let mut spec = Spec::new(&site.dir);
     spec.disks = disks;
+    File::create(recording(site))?;
     spec.recording = Some(recording(site));
     spec.throwaway = true;
     spec.volumes = vec![site.cidata("")?];
