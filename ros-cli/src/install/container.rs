@@ -107,7 +107,9 @@ fn binds() -> Vec<String> {
     vec![
         same("/dev", ""),
         same("/usr", ":ro"),
+        // The loader is a link from the one to the other.
         "/usr/lib64:/lib64:ro".into(),
+        "/usr/lib:/lib:ro".into(),
         same("/etc/mke2fs.conf", ":ro"),
         same(paths::STORE, ""),
         same(paths::INSTALL, ":ro"),
