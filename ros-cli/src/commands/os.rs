@@ -61,9 +61,9 @@ enum Verb {
         /// Although a newer signed release was good here: an old one with all its holes is signed as well
         #[arg(long)]
         allow_downgrade: bool,
-        /// Kernel arguments to add
-        #[arg(long, default_value = "", allow_hyphen_values = true)]
-        append: String,
+        /// Kernel arguments to add; those that are added now stay when none are given, and go with --append ''
+        #[arg(long, allow_hyphen_values = true)]
+        append: Option<String>,
         #[command(flatten)]
         how: HowArgs,
     },

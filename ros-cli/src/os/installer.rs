@@ -45,8 +45,8 @@ fn container(plan: &Plan, how: &How) -> ContainerCreateBody {
         "--digest".into(),
         plan.digest.to_string(),
     ];
-    if !how.append.is_empty() {
-        arguments.extend(["--append".into(), how.append.clone()]);
+    if !how.append().is_empty() {
+        arguments.extend(["--append".into(), how.append().to_owned()]);
     }
     let bind = |path: &str| format!("{path}:{path}");
     let host_config = HostConfig {

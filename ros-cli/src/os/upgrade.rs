@@ -53,11 +53,23 @@ pub struct How {
     pub automatic: bool,
     /// Only say what would be done.
     pub dry_run: bool,
-    /// Kernel arguments to add.
-    pub append: String,
+    /// Kernel arguments to add; none: those that the running generation has.
+    pub append: Option<String>,
 }
 
 impl How {
+    /// With the kernel arguments that count on this machine.
+    fn on(&self, machine: &Machine) -> Self {
+        let kept = || machine.current().map(|running| running.append.clone()).unwrap_or_default();
+        Self { append: Some(self.append.clone().unwrap_or_else(kept)), ..self.clone() }
+    }
+
+    /// Kernel arguments to add.
+    #[must_use]
+    pub fn append(&self) -> &str {
+        self.append.as_deref().unwrap_or_default()
+    }
+
     fn kexec(&self, machine: &Machine) -> bool {
         self.kexec.unwrap_or(machine.settings.ros.upgrade.kexec) && !self.no_reboot
     }
@@ -71,6 +83,7 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
     let _lock = if how.dry_run { None } else { Some(lock()?) };
     let machine = Machine::read()?;
     machine.check_replaceable()?;
+    let how = &how.on(&machine);
     let engine = Engine::connect()?;
     let (source, image) = Source::of(&machine, &engine, asked).await?;
     let remote = source.remote(&image).await?;
@@ -95,10 +108,10 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
     plan.file = source.file();
     plan.steps = steps::steps(&old, &new);
     plan.rights = rights::changes(&old, &new);
-    plan.boot = why_boot(&machine, &plan, &how.append, how, &steps::needs_boot(&old, &new));
+    plan.boot = why_boot(&machine, &plan, how.append(), how, &steps::needs_boot(&old, &new));
     plan.boot_by_kexec(how.kexec(&machine), &Platform::of_machine());
     if let Some(current) = machine.current().filter(|_| plan.class == Class::None)
-        && (current.digest, &current.append) == (remote.digest, &how.append)
+        && (current.digest, current.append.as_str()) == (remote.digest, how.append())
     {
         return if how.dry_run {
             runs_already(current)
@@ -420,6 +433,18 @@ mod tests {
 
     fn failed() -> Status {
         Status::Failed { reason: "ntp: ended with 1".into() }
+    }
+
+    #[test]
+    fn kernel_arguments_stay_when_none_are_given() {
+        let mut machine = machine(&[("v1.0", Status::Good)]);
+        machine.installed[0].append = "console=ttyS1".into();
+        let given = |append: Option<&str>| {
+            How { append: append.map(str::to_owned), ..How::default() }.on(&machine)
+        };
+        assert_eq!(given(None).append(), "console=ttyS1");
+        assert_eq!(given(Some("a=b")).append(), "a=b");
+        assert_eq!(given(Some("")).append(), "");
     }
 
     #[test]

@@ -48,7 +48,7 @@ fn a_disk_made_in_ram_boots_by_bios_and_uefi_and_is_upgraded() -> Result<()> {
     let status = site.status()?;
     ensure!(status["running"]["state"] == "good", "{status}");
     site.guest.ok("ros os verify && system-docker check")?;
-    site.guest.ok("ros os upgrade --yes --append case.installed=1 -i os:v1.1")?;
+    site.guest.ok("ros os upgrade --yes -i os:v1.1")?;
     ensure!(site.version()? == "v1.1");
     ensure!(site.guest.ok("cat /proc/sys/kernel/random/boot_id")? == first, "it was booted");
     power_off(&site, &mut machine)?;
@@ -57,6 +57,7 @@ fn a_disk_made_in_ram_boots_by_bios_and_uefi_and_is_upgraded() -> Result<()> {
     let (_machine, _) = site.boot(spec)?;
     ensure!(site.guest.ok("test -d /sys/firmware/efi && echo uefi")? == "uefi");
     ensure!(site.version()? == "v1.1" && site.guest.ok("hostname")? == "installed");
+    ensure!(site.guest.ok("cat /proc/cmdline")?.contains("case.installed=1"), "they stay");
     Ok(())
 }
 
