@@ -28,7 +28,7 @@ PLANTED  := v1.3-hang v1.4-panic v1.5-sick v1.6-sickens v1.7-console v1.8-never 
 REGISTRY := 127.0.0.1:$(REGISTRY_PORT)
 export PATH := $(HOME)/.cargo/bin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api scale bench fuzz torture docs figures clean
+.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api scale bench fuzz torture pairs docs figures clean
 
 help:
 	@echo 'make run       build everything, boot ros in QEMU on this terminal (DETACH=1: in the background)'
@@ -40,6 +40,7 @@ help:
 	@echo 'make fuzz      every fuzz target for SECONDS_EACH=60 (FUZZ="yaml cmdline": only these)'
 	@echo 'make bench     beside Docker and podman, on this machine (SHORT=1: in some minutes)'
 	@echo 'make torture   the power is cut CUTS=500 times (REPORT=docs/reliability.md: the tables go there)'
+	@echo 'make pairs     every way between five releases, up and down, in a machine; minutes'
 	@echo 'make docs      docs/docker-api.md from the router'
 	@echo 'make figures   sizes, boot times, memory, as SPECIFICATION.md has them'
 	@echo 'variables      MEMORY= DISK_SIZE= CLOUD_CONFIG= RELEASE= FIRMWARE=bios|uefi SSH_PORT= PROFILE='
@@ -115,6 +116,10 @@ bench: setup
 torture: images-for-test
 	@$(BIN)/ros-vm --dir target/torture torture --cuts $(CUTS) --boots $(BOOTS) --seed $(SEED) \
 	  $(if $(REPORT),--report $(REPORT))
+
+# Every way between five releases, up and down, of every class.
+pairs: images-for-test
+	ROS_PROGRAMS=$(BIN) cargo test --workspace --test vm -- --ignored --nocapture every_way_between
 
 clean: stop
 	rm -rf target

@@ -77,6 +77,44 @@ fn a_search_goes_on_over_boots(site: &Site) -> Result<()> {
     }
 }
 
+/// Five releases of every class. Five is prime: steps of 1, 2, 3 and 4, five of each, pass every way between two of them once.
+const FIVE: [&str; 5] = ["v1.0", "v1.1", "v1.2", "v1.7-console", "v1.9-daemon"];
+
+#[test]
+#[ignore = "long: make pairs"]
+fn every_way_between_five_releases() -> Result<()> {
+    let site = Site::new("pairs")?;
+    let (_machine, _) = site.boot(site.spec("v1.0", "")?)?;
+    site.settled()?;
+    let mut at = 0;
+    for step in (1..FIVE.len()).flat_map(|step| [step; FIVE.len()]) {
+        let to = (at + step) % FIVE.len();
+        let ran = site.guest.run(&format!("ros os upgrade -f -i os:{}", FIVE[to]))?;
+        ensure!(ran.status == 0 || ran.status == 255, "{} to {}: {ran:?}", FIVE[at], FIVE[to]);
+        becomes_good(&site, FIVE[to])?;
+        let receipt = crate::live::receipt(&site)?;
+        ensure!(receipt["verdict"] == "good" && receipt["to"] == FIVE[to], "{receipt}");
+        eprintln!("{} to {}: {}", FIVE[at], FIVE[to], receipt["class"]);
+        at = to;
+    }
+    site.guest.ok("ros os verify && system-docker check").map(drop)
+}
+
+/// It may be booted meanwhile.
+fn becomes_good(site: &Site, version: &str) -> Result<()> {
+    let end = Instant::now() + WAY_BACK;
+    loop {
+        let ran = site.guest.run("ros os status --format json")?;
+        let status: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
+        let running = &status["running"];
+        if ran.status == 0 && running["version"] == version && running["state"] == "good" {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "{version} does not become good: {ran:?}");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
 fn pins_hold(site: &Site) -> Result<()> {
     site.guest.ok("ros os pin v1.1")?;
     let refused = site.guest.run("ros os upgrade -y --no-reboot -i os:v1.2")?;
