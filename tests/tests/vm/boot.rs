@@ -362,6 +362,8 @@ fn an_empty_disk_is_formatted_when_told_to_and_kept() -> Result<()> {
     let spec = || -> Result<Spec> {
         let mut spec = Spec::new(&site.dir);
         spec.disks = vec![disk.clone()];
+        // Both boots are on this host.
+        spec.throwaway = true;
         spec.volumes = vec![site.cidata("")?];
         spec.ssh_port = Some(site.guest.port);
         spec.memory_mib = 1024;

@@ -1,6 +1,6 @@
 //! A partition table is two copies, and a power cut between any two writes must leave one that is whole. So all of it is
 //! first written in memory; then the copy at the disk's end goes to the disk, and only when it is there the one at its
-//! beginning.
+//! beginning. Where there was none, the entries go first, then what points to them, and the first sector last.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -43,6 +43,35 @@ impl Staged {
             self.device.sync_all()?;
         }
         Ok(())
+    }
+
+    /// The same for the first table of an empty disk with sectors of so many bytes.
+    ///
+    /// # Errors
+    /// When the device cannot be written; it has no table then.
+    pub fn commit_first(self, sector: u64) -> io::Result<()> {
+        for phase in self.phases(sector) {
+            for (offset, bytes) in phase {
+                self.device.write_all_at(&bytes, offset)?;
+            }
+            self.device.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// Entries; headers; the protective MBR: without that there is no table. Offsets in bytes.
+    pub fn phases(&self, sector: u64) -> [Vec<(u64, [u8; UNIT as usize])>; 3] {
+        let mut phases = [Vec::new(), Vec::new(), Vec::new()];
+        for (unit, bytes) in &self.written {
+            let offset = unit * UNIT;
+            let phase = match offset {
+                _ if offset < sector => 2,
+                _ if offset < 2 * sector || offset >= self.size - sector => 1,
+                _ => 0,
+            };
+            phases[phase].push((offset, *bytes));
+        }
+        phases
     }
 
     /// Bytes of the device.
