@@ -33,6 +33,8 @@ const NEXT: &str = ".next";
 
 /// Seconds after which a request is given up.
 const REQUEST_TIMEOUT: u64 = 120;
+/// So much of what a sick service said last, in characters: a record of the kernel log is small, and one too long is refused.
+const LAST_WORDS: usize = 160;
 /// How often a state is looked at even when no event said so.
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
@@ -271,7 +273,8 @@ impl Engine {
         let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail("1").build();
         let said = self.docker.logs(name, Some(options)).filter_map(async |line| line.ok());
         let said = said.map(|line| line.to_string()).collect::<String>().await;
-        match said.trim() {
+        let said: String = said.trim().chars().take(LAST_WORDS).collect();
+        match said.as_str() {
             "" => anyhow!("{reason}"),
             said => anyhow!("{reason}; it said: {said}"),
         }

@@ -301,16 +301,7 @@ fn boots_from_uefi() -> Result<()> {
 #[test]
 fn boots_in_ram_without_state() -> Result<()> {
     let site = Site::new("ram")?;
-    let images = artifacts::images();
-    let mut spec = Spec::new(&site.dir);
-    spec.volumes = vec![site.cidata("")?];
-    spec.ssh_port = Some(site.guest.port);
-    spec.memory_mib = 1024;
-    spec.direct = Some(Direct {
-        kernel: images.join("vmlinuz"),
-        initrd: images.join("initrd-live"),
-        append: "console=ttyS0 panic=5 -- rancher.password=h1dden".to_owned(),
-    });
+    let spec = site.from_ram(Vec::new(), "-- rancher.password=h1dden")?;
     let (_machine, _) = site.boot(spec)?;
     site.settled()?;
     what_follows_the_dashes_is_secret(&site)?;
@@ -356,22 +347,12 @@ fn a_broken_configuration_is_reported_and_does_not_stop_the_boot() -> Result<()>
 #[test]
 fn an_empty_disk_is_formatted_when_told_to_and_kept() -> Result<()> {
     let site = Site::new("autoformat")?;
-    let images = artifacts::images();
     let disk = site.dir.join("empty.qcow2");
     artifacts::empty_disk("2G", &disk)?;
     let spec = || -> Result<Spec> {
-        let mut spec = Spec::new(&site.dir);
-        spec.disks = vec![disk.clone()];
+        let mut spec = site.from_ram(vec![disk.clone()], "ros.state.autoformat")?;
         // Both boots are on this host.
         spec.throwaway = true;
-        spec.volumes = vec![site.cidata("")?];
-        spec.ssh_port = Some(site.guest.port);
-        spec.memory_mib = 1024;
-        spec.direct = Some(Direct {
-            kernel: images.join("vmlinuz"),
-            initrd: images.join("initrd-live"),
-            append: "console=ttyS0 panic=5 ros.state.autoformat".to_owned(),
-        });
         Ok(spec)
     };
     let (mut machine, _) = site.boot(spec()?)?;

@@ -68,20 +68,10 @@ fn raw(site: &Site, name: &str, size: u64) -> Result<PathBuf> {
 }
 
 fn from_ram(site: &Site, disks: Vec<PathBuf>) -> Result<Spec> {
-    let images = artifacts::images();
-    let mut spec = Spec::new(&site.dir);
-    spec.disks = disks;
+    let mut spec = site.from_ram(disks, "")?;
     File::create(recording(site))?;
     spec.recording = Some(recording(site));
     spec.throwaway = true;
-    spec.volumes = vec![site.cidata("")?];
-    spec.ssh_port = Some(site.guest.port);
-    spec.memory_mib = 1024;
-    spec.direct = Some(Direct {
-        kernel: images.join("vmlinuz"),
-        initrd: images.join("initrd-live"),
-        append: "console=ttyS0 panic=5".to_owned(),
-    });
     Ok(spec)
 }
 

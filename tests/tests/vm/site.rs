@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use ros_tests::artifacts;
 use ros_tests::bench::Bench;
 use ros_tests::guest::{Guest, Journal};
-use ros_tests::machine::{Machine, Spec};
+use ros_tests::machine::{Direct, Machine, Spec};
 use ros_tests::registry::{Registry, free_port};
 use serde_json::Value;
 
@@ -73,6 +73,22 @@ impl Site {
         spec.throwaway = true;
         spec.volumes = vec![volume];
         spec.ssh_port = Some(self.guest.port);
+        Ok(spec)
+    }
+
+    /// A machine that starts from the live kernel and initrd, with these disks.
+    pub fn from_ram(&self, disks: Vec<PathBuf>, append: &str) -> Result<Spec> {
+        let images = artifacts::images();
+        let mut spec = Spec::new(&self.dir);
+        spec.disks = disks;
+        spec.volumes = vec![self.cidata("")?];
+        spec.ssh_port = Some(self.guest.port);
+        spec.memory_mib = 1024;
+        spec.direct = Some(Direct {
+            kernel: images.join("vmlinuz"),
+            initrd: images.join("initrd-live"),
+            append: format!("console=ttyS0 panic=5 {append}"),
+        });
         Ok(spec)
     }
 
