@@ -27,6 +27,8 @@ pub struct Order {
     pub file: Option<PathBuf>,
     /// Configuration to start with.
     pub cloud_config: Option<PathBuf>,
+    /// Kernel arguments that are added to the release's own.
+    pub append: String,
 }
 
 /// Bytes of `4G`, `512M` or a plain number.
@@ -65,10 +67,14 @@ pub fn make(site: &Site, built: &Built, order: &Order) -> Result<()> {
     eprintln!("disk {version}: partitions, boot partition");
     partition(&raw, order.size, &parts)?;
     put_core(&raw)?;
-    let boot = boot_partition(work.path(), built, boot_part.length)?;
+    let boot = boot_partition(work.path(), built, &order.append, boot_part.length)?;
     place(&boot, &raw, boot_part.start)?;
     eprintln!("disk {version}: state partition");
-    let state = state_partition(site, work.path(), built, state_part.length, config.as_deref())?;
+    let state = seed(site, work.path(), built, &order.append)?;
+    if let Some(text) = config {
+        put_cloud_config(work.path(), &state, &text)?;
+    }
+    let state = state_partition(&state, state_part.length)?;
     place(&state, &raw, state_part.start)?;
     finish(&raw, &to, work.path())?;
     eprintln!("disk {version}: {}", to.display());
@@ -119,7 +125,7 @@ fn put_core(raw: &Path) -> Result<()> {
 }
 
 /// The boot partition as a file.
-fn boot_partition(work: &Path, built: &Built, size: u64) -> Result<PathBuf> {
+fn boot_partition(work: &Path, built: &Built, append: &str, size: u64) -> Result<PathBuf> {
     let release = &built.release;
     let root = work.join("boot");
     let set = root.join("sets").join(release.boot_set.digest.hex());
@@ -129,7 +135,7 @@ fn boot_partition(work: &Path, built: &Built, size: u64) -> Result<PathBuf> {
     for name in ["vmlinuz", "initrd"] {
         oci::link(&built.dir.join(name), &set.join(name))?;
     }
-    for (path, content) in disk::boot_files(release, "", grub::efi()?, grub::CONFIG.into())? {
+    for (path, content) in disk::boot_files(release, append, grub::efi()?, grub::CONFIG.into())? {
         durable::write(&root.join(path), &content, 0o644)?;
     }
     let image = work.join("boot.fat");
@@ -147,25 +153,21 @@ fn boot_partition(work: &Path, built: &Built, size: u64) -> Result<PathBuf> {
     Ok(image)
 }
 
-/// The state partition as a file.
-fn state_partition(
-    site: &Site,
-    work: &Path,
-    built: &Built,
-    size: u64,
-    config: Option<&str>,
-) -> Result<PathBuf> {
+/// A folder with what is in /var at the first boot.
+fn seed(site: &Site, work: &Path, built: &Built, append: &str) -> Result<PathBuf> {
     let state = work.join("state");
     fs::create_dir(&state).with_context(|| format!("create {}", state.display()))?;
     let reference = format!("os:{}", built.release.version);
     let program = fs::canonicalize(site.program("system-docker")?).context("find system-docker")?;
     let mut seed = as_root(program.as_os_str());
     seed.arg("seed").arg("--state").arg(&state).arg("--layout").arg(built.dir.join("oci"));
-    output(seed.args(["--release", &reference]))?;
-    if let Some(text) = config {
-        put_cloud_config(work, &state, text)?;
-    }
-    let image = work.join("state.ext4");
+    output(seed.args(["--release", &reference]).arg(format!("--append={append}")))?;
+    Ok(state)
+}
+
+/// The state partition as a file, made of a folder that goes.
+fn state_partition(state: &Path, size: u64) -> Result<PathBuf> {
+    let image = state.with_extension("ext4");
     File::create(&image)
         .and_then(|file| file.set_len(size))
         .context("create the state partition")?;
@@ -176,8 +178,8 @@ fn state_partition(
         "-E",
         "hash_seed=5d0b4c1e-6f52-4e0a-9c0e-726f73000005,lazy_itable_init=1,nodiscard",
     ]);
-    output(mke2fs.arg("-d").arg(&state).arg(&image))?;
-    output(as_root("rm".as_ref()).arg("-rf").arg(&state))?;
+    output(mke2fs.arg("-d").arg(state).arg(&image))?;
+    output(as_root("rm".as_ref()).arg("-rf").arg(state))?;
     Ok(image)
 }
 

@@ -83,6 +83,9 @@ enum Verb {
         /// Configuration that the machine starts with.
         #[arg(long, value_name = "FILE")]
         cloud_config: Option<PathBuf>,
+        /// Kernel arguments that are added to the release's own, and stay over upgrades.
+        #[arg(long, value_name = "ARGS", default_value = "", allow_hyphen_values = true)]
+        append: String,
     },
     /// Sign built releases; the signatures go with them wherever they are pushed or archived.
     Sign {
@@ -131,10 +134,10 @@ fn run(arguments: Arguments) -> Result<()> {
     match arguments.verb {
         Verb::Image { names } => image(&Build::open(site)?, names),
         Verb::Release { versions } => release(&Build::open(site)?, &versions),
-        Verb::Disk { version, size, file, cloud_config } => {
+        Verb::Disk { version, size, file, cloud_config, append } => {
             let build = Build::open(site)?;
             let release = build.release(&version)?;
-            let order = disk::Order { size: disk::parse_size(&size)?, file, cloud_config };
+            let order = disk::Order { size: disk::parse_size(&size)?, file, cloud_config, append };
             disk::make(build.site(), &release, &order)
         }
         Verb::Sign { versions, order } => {

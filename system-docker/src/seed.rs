@@ -29,6 +29,9 @@ pub struct Args {
     /// The release, as it is named in the layout, such as os:v1.0.
     #[arg(long)]
     release: String,
+    /// Kernel arguments that are added to the release's own.
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    append: String,
 }
 
 /// Seeds the folder; one that has a generation already is left as it is.
@@ -50,7 +53,7 @@ pub fn run(args: &Args) -> Result<()> {
             args.layout.display()
         )
     })?;
-    let new = New { image: asked, created: 0, append: "" };
+    let new = New { image: asked, created: 0, append: &args.append };
     first_generation(&args.state, &store, &id, &new)
 }
 

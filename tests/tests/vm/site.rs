@@ -87,7 +87,7 @@ impl Site {
         spec.direct = Some(Direct {
             kernel: images.join("vmlinuz"),
             initrd: images.join("initrd-live"),
-            append: format!("console=ttyS0 panic=5 {append}"),
+            append: format!("console=ttyS0 panic=5 norandmaps {append}"),
         });
         Ok(spec)
     }
