@@ -8,6 +8,9 @@ use crate::diagnostic::Diagnostic;
 use crate::schema::{Effect, Key, Kind, find};
 use crate::tree::{Layer, Node, Value};
 
+/// How many complaints there may be before nobody guesses any more what was meant.
+const GUESSES: usize = 100;
+
 /// The part of `node` that is as `kind` says; what is not goes to `found`.
 #[must_use]
 pub fn check(node: Node, kind: Kind, path: &str, found: &mut Vec<Diagnostic>) -> Option<Node> {
@@ -70,7 +73,9 @@ fn members(
     for (name, node) in entries {
         let here = join(path, &name);
         let Some(key) = find(keys, &name) else {
-            found.push(unknown(&name, &node, &here, keys));
+            // Only so many: each is compared with every key that there is.
+            let guess = (found.len() < GUESSES).then(|| nearest(&name, keys)).flatten();
+            found.push(unknown(&node, &here, guess));
             continue;
         };
         match key.effect {
@@ -112,10 +117,10 @@ fn members(
     Some(kept)
 }
 
-fn unknown(name: &str, node: &Node, path: &str, keys: &[Key]) -> Diagnostic {
+fn unknown(node: &Node, path: &str, guess: Option<&str>) -> Diagnostic {
     let diagnostic =
         Diagnostic::warning(node.origin.clone(), "no such key; it is left out".into()).about(path);
-    match nearest(name, keys) {
+    match guess {
         Some(key) => diagnostic.hint(&format!("did you mean {key:?}?")),
         None => diagnostic,
     }

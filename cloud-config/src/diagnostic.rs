@@ -87,3 +87,48 @@ impl Diagnostic {
         })
     }
 }
+
+/// Complaints that a boot says, one by one.
+const SAID: usize = 20;
+/// Characters of one.
+const LONGEST: usize = 400;
+
+/// What a boot says of `found`: a serial line takes a second for a hundred lines, and a file may have any number of them.
+/// Errors come first when it is not all.
+#[must_use]
+pub fn summary(found: &[Diagnostic]) -> Vec<String> {
+    let mut all: Vec<&Diagnostic> = found.iter().collect();
+    let more = all.len().saturating_sub(SAID);
+    if more > 0 {
+        all.sort_by_key(|wrong| wrong.severity == Severity::Warning);
+    }
+    let clean = |line: String| {
+        let visible = line.chars().map(|c| if c.is_control() { ' ' } else { c });
+        visible.take(LONGEST).collect::<String>()
+    };
+    let mut lines: Vec<String> = all.iter().take(SAID).map(|wrong| clean(wrong.line())).collect();
+    if more > 0 {
+        lines.push(format!("and {more} more: `ros config validate` says them all"));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Layer;
+
+    #[test]
+    fn a_boot_says_so_many_and_errors_first() {
+        let origin = Origin { layer: Layer::User, file: "f".into(), line: 1, column: 2 };
+        let warning = Diagnostic::warning(origin.clone(), format!("w\n{}", "x".repeat(1000)));
+        let error = Diagnostic::error(origin, "e".into());
+        let few = summary(&[warning.clone(), error.clone()]);
+        assert!(few[0].starts_with("f:1:2: warning: w xx") && few[0].chars().count() == LONGEST);
+        assert_eq!(few[1..], ["f:1:2: error: e"]);
+        let many = [vec![warning; 5000], vec![error]].concat();
+        let said = summary(&many);
+        assert_eq!((said.len(), said[0].as_str()), (SAID + 1, "f:1:2: error: e"));
+        assert!(said[SAID].starts_with("and 4981 more"), "{}", said[SAID]);
+    }
+}

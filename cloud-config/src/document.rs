@@ -1,7 +1,7 @@
 //! YAML text to a [`Node`] tree with positions, by saphyr. Anchors are resolved; the first document counts.
 
 use saphyr::{MarkedYaml, YamlData, YamlLoader};
-use saphyr_parser::{Parser, ScalarStyle};
+use saphyr_parser::{Event, Parser, ScalarStyle, SpannedEventReceiver};
 
 use crate::diagnostic::Diagnostic;
 use crate::tree::{Layer, Node, Origin, Value};
@@ -15,9 +15,10 @@ const MAX_DEPTH: usize = 32;
 /// Where the text is not YAML, or not a mapping.
 pub fn parse(text: &str, layer: Layer, file: &str) -> Result<Node, Diagnostic> {
     let origin = |line, column| Origin { layer, file: file.to_owned(), line, column };
+    let too_deep =
+        |place| Diagnostic::error(place, format!("nested more than {MAX_DEPTH} levels deep"));
     let mut loader = YamlLoader::<MarkedYaml>::default();
     loader.early_parse(false);
-    let mut parser = Parser::new_from_str(text);
     let failed = |error: saphyr_parser::ScanError| {
         let at = error.marker();
         Diagnostic::error(
@@ -28,7 +29,24 @@ pub fn parse(text: &str, layer: Layer, file: &str) -> Result<Node, Diagnostic> {
             "compare the indentation with the lines around, and quote values that have ':' or '#'",
         )
     };
-    parser.load(&mut loader, false).map_err(failed)?;
+    // Not `Parser::load`: that calls itself at each level, and what it is given may have any number.
+    let mut depth = 0;
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(failed)?;
+        match event {
+            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
+            Event::SequenceEnd | Event::MappingEnd => depth -= 1,
+            _ => {}
+        }
+        if depth > MAX_DEPTH + 1 {
+            return Err(too_deep(origin(span.start.line(), span.start.col() + 1)));
+        }
+        let ends = event == Event::DocumentEnd;
+        loader.on_event(event, span);
+        if ends {
+            break;
+        }
+    }
     if let Some(error) = loader.error() {
         return Err(failed(error.clone()));
     }
@@ -94,6 +112,19 @@ mod tests {
             parse("#cloud-config\nhostname: x\nros:\n  debug: true\n", Layer::User, "f").unwrap();
         assert_eq!(node.at("hostname").unwrap().origin.to_string(), "f:2:11");
         assert_eq!(node.at("ros.debug").unwrap().origin.to_string(), "f:4:10");
+    }
+
+    #[test]
+    fn depth_has_an_end_in_every_form() {
+        let flow = |depth: usize| format!("a: {}{}\n", "[".repeat(depth), "]".repeat(depth));
+        let block = |depth: usize| format!("a:\n  {}b\n", "- ".repeat(depth));
+        for deep in [flow(MAX_DEPTH + 1), block(MAX_DEPTH + 1), block(100_000)] {
+            let error = parse(&deep, Layer::User, "f").unwrap_err();
+            assert!(error.message.contains("levels deep"), "{error:?}");
+        }
+        for sound in [flow(MAX_DEPTH), block(MAX_DEPTH - 1)] {
+            assert!(parse(&sound, Layer::User, "f").is_ok(), "{sound}");
+        }
     }
 
     #[test]

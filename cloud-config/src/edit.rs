@@ -177,7 +177,7 @@ pub fn replace(file: &Path, before: &str, text: &str) -> Result<(), EditError> {
 /// # Errors
 /// When it cannot be read.
 pub fn read(file: &Path) -> io::Result<String> {
-    match fs::read(file) {
+    match layers::bytes_of(file) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         bytes => Ok(String::from_utf8_lossy(&bytes?).into_owned()),
     }

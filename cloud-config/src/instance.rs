@@ -20,6 +20,7 @@ use ros_api::durable;
 use serde_json::{Value as Json, json};
 
 use crate::diagnostic::Diagnostic;
+use crate::layers::{bytes_of, unreadable};
 use crate::schema::network::NETWORK;
 use crate::tree::{Layer, Node, Origin, Value, merge};
 use crate::userdata::{Frequency, Unpacked};
@@ -300,11 +301,17 @@ pub(crate) fn documents(dir: &Path, found: &mut Vec<Diagnostic>) -> Vec<(String,
     // A folder without parts was filled by somebody else: a plain document counts.
     let parts = dir.join("parts");
     let files = if parts.is_dir() { files_in(&parts) } else { vec![dir.join("user-data")] };
-    let text = |path: PathBuf| {
-        let bytes = fs::read(&path).ok()?;
-        Some((path.display().to_string(), String::from_utf8_lossy(&bytes).into_owned()))
+    let mut text = |path: PathBuf| match bytes_of(&path) {
+        Ok(bytes) => {
+            Some((path.display().to_string(), String::from_utf8_lossy(&bytes).into_owned()))
+        }
+        Err(error) => {
+            let absent = error.kind() == io::ErrorKind::NotFound;
+            found.extend((!absent).then(|| unreadable(&path, Layer::Instance, &error)));
+            None
+        }
     };
-    files.into_iter().filter_map(text).collect()
+    files.into_iter().filter_map(&mut text).collect()
 }
 
 /// Host name (if nobody set one), ssh keys (added) and network (if nobody set one) from the metadata.

@@ -1,7 +1,7 @@
 //! The layers of one machine, read from their files and merged.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use ros_api::paths;
@@ -183,8 +183,21 @@ pub(crate) fn renamed(mut node: Node) -> Node {
     node
 }
 
+/// Largest file, in bytes: a boot must not read for ever, and what is fetched is no larger either.
+const LARGEST: u64 = 16 << 20;
+
+/// What is in a file of the configuration.
+pub(crate) fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(io::Error::other(format!("it is larger than {} MiB", LARGEST >> 20)));
+    }
+    Ok(bytes)
+}
+
 fn read(path: &Path, layer: Layer, found: &mut Vec<Diagnostic>) -> Option<Node> {
-    match fs::read(path) {
+    match bytes_of(path) {
         Ok(bytes) => {
             checked(&String::from_utf8_lossy(&bytes), layer, &path.display().to_string(), found)
         }
@@ -255,7 +268,8 @@ fn fragments(dir: &Path, found: &mut Vec<Diagnostic>) -> Vec<PathBuf> {
     files
 }
 
-fn unreadable(path: &Path, layer: Layer, error: &io::Error) -> Diagnostic {
+/// The complaint about a file that is there and cannot be read.
+pub(crate) fn unreadable(path: &Path, layer: Layer, error: &io::Error) -> Diagnostic {
     let origin = Origin { layer, file: path.display().to_string(), line: 0, column: 0 };
     Diagnostic::error(origin, format!("cannot be read: {error}"))
 }

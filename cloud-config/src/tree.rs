@@ -1,5 +1,6 @@
 //! The document tree: scalars as they were written, each with the place it came from; and the merge.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde_json::Value as Json;
@@ -231,9 +232,16 @@ const APPENDED: [&str; 1] = ["ssh_authorized_keys"];
 pub fn merge(lower: Node, upper: Node) -> Node {
     match (lower.value, upper.value) {
         (Value::Map(mut entries), Value::Map(above)) => {
+            let mut places = HashMap::new();
+            for (index, (name, _)) in entries.iter().enumerate() {
+                places.entry(name.clone()).or_insert(index);
+            }
             for (key, node) in above {
-                match entries.iter().position(|(name, _)| *name == key) {
-                    None => entries.push((key, node)),
+                match places.get(&key).copied() {
+                    None => {
+                        places.insert(key.clone(), entries.len());
+                        entries.push((key, node));
+                    }
                     Some(index) => {
                         let below =
                             std::mem::replace(&mut entries[index].1, Node::map(&upper.origin));
@@ -254,11 +262,15 @@ pub fn merge(lower: Node, upper: Node) -> Node {
 fn append(lower: Node, upper: Node) -> Node {
     match (lower.value, upper.value) {
         (Value::List(mut items), Value::List(above)) => {
-            for node in above {
-                if !items.iter().any(|item| item.value == node.value) {
-                    items.push(node);
-                }
-            }
+            // Keys are texts; whatever else is there is no key, and may be there twice.
+            let text = |node: &Node| match &node.value {
+                Value::Scalar { text, .. } => Some(text.clone()),
+                _ => None,
+            };
+            let mut there: HashSet<String> = items.iter().filter_map(text).collect();
+            items.extend(
+                above.into_iter().filter(|node| text(node).is_none_or(|key| there.insert(key))),
+            );
             Node { value: Value::List(items), origin: lower.origin }
         }
         (_, value) => Node { value, origin: upper.origin },

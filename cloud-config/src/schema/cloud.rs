@@ -106,7 +106,7 @@ pub const DOCUMENT: Kind = Struct(&[
         Now,
         Both,
         "",
-        "File systems and swap, each `[what, where, type, options]`; `what` may be `LABEL=`, `UUID=`, `host:/path` or a folder (option `bind`).",
+        "File systems and swap, each `[what, where, type, options]`; `what` may be `LABEL=`, `UUID=` or a folder (option `bind`); the kernel has no network file systems.",
     ),
     Key::new(
         "ros",
@@ -485,7 +485,7 @@ const POWER_STATE: Kind = Struct(&[
     c("mode", Word(&["poweroff", "reboot", "halt"]), Group, "", "What.").needed(),
     c("delay", Text, Group, "now", "Minutes to wait: `+5`."),
     c("message", Text, Group, "", "Said on the console."),
-    c("timeout", Int, Group, "30", "Seconds that runcmd may still take."),
+    none("timeout", "it comes when runcmd has ended, however long that takes"),
     c(
         "condition",
         Either(&[Bool, List(&Text), Text]),

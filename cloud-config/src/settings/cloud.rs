@@ -329,8 +329,6 @@ pub struct PowerState {
     pub delay: Option<String>,
     /// Said on the console.
     pub message: Option<String>,
-    /// Seconds that runcmd may still take.
-    pub timeout: Option<i64>,
     /// Only when true, or when this command succeeds.
     pub condition: Value,
 }

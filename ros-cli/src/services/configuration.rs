@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use cloud_config::{Diagnostic, Settings, Sources};
+use cloud_config::diagnostic::summary;
+use cloud_config::{Settings, Sources};
 use ros_api::paths;
 use serde_json::{Value, json};
 
@@ -22,7 +23,7 @@ impl Configuration {
     #[must_use]
     pub fn load() -> Self {
         let loaded = cloud_config::load(&Sources::machine());
-        let warnings = loaded.diagnostics.iter().map(Diagnostic::line).collect();
+        let warnings = summary(&loaded.diagnostics);
         Self { settings: loaded.settings, warnings }
     }
 
