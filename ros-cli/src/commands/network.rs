@@ -48,7 +48,9 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         }
         Verb::Hook => {
             let environment: BTreeMap<String, String> = std::env::vars().collect();
-            let places = hook::Places { resolv: Path::new(RESOLV), ready: Path::new(READY) };
+            let done = Path::new(paths::RUN_ROS).join("network").join(run::DONE);
+            let places =
+                hook::Places { resolv: Path::new(RESOLV), ready: Path::new(READY), done: &done };
             hook::run(&environment, places)?;
             if let Some(interface) = hook::routes_due(&environment) {
                 let network = Configuration::load().settings.ros.network;

@@ -158,6 +158,31 @@ pub fn routes(link: &Link) -> Vec<Vec<String>> {
     all.map(|line| line.split(' ').map(str::to_owned).collect()).collect()
 }
 
+/// What takes away what an earlier start of this boot did and `links` do not want. `done` has its lines: those of
+/// [`commands`], and `lease LINK ADDRESS` for what dhcpcd was given. dhcpcd leaves all of it when it ends (`persistent`), so
+/// that a network that starts again loses no connection.
+#[must_use]
+pub fn undo(done: &[&str], links: &[Link]) -> Vec<Vec<String>> {
+    let wanted: Vec<String> = links.iter().flat_map(commands).map(|line| line.join(" ")).collect();
+    let not_wanted = done.iter().rev().filter(|line| !wanted.iter().any(|kept| kept == *line));
+    let undone = not_wanted.filter_map(|line| match line.strip_prefix("lease ") {
+        None => line.contains("replace ").then(|| line.replacen("replace ", "del ", 1)),
+        Some(_) if is_leased(line, links) => None,
+        Some(lease) => {
+            let (link, address) = lease.split_once(' ')?;
+            Some(format!("address del {address} dev {link}"))
+        }
+    });
+    undone.map(|line| line.split(' ').map(str::to_owned).collect()).collect()
+}
+
+/// Whether `line` is a lease that `links` still ask for.
+#[must_use]
+pub fn is_leased(line: &str, links: &[Link]) -> bool {
+    let of = |link: &&Link| line.starts_with(&format!("lease {} ", link.name));
+    links.iter().find(of).is_some_and(|link| link.dhcp || link.ipv4ll)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +199,32 @@ mod tests {
         );
         assert!(text.contains("script /hook\nallowinterfaces ens3 eth1\n\ninterface ens3\n  noipv4ll\n\ninterface eth1\n"));
         assert!(config(&[], "/hook").contains("denyinterfaces *\n"));
+    }
+
+    #[test]
+    fn what_an_earlier_start_did_and_nobody_wants_is_undone() {
+        let fixed = Link { addresses: vec!["10.0.0.5/24".into()], ..link("a") };
+        let asking = Link { dhcp: true, ..link("b") };
+        let done = [
+            "link set dev a up",
+            "address replace 10.0.0.5/24 dev a",
+            "address replace 10.0.0.6/24 dev a",
+            "-6 route replace default via fe80::1 dev a",
+            "lease a 10.0.2.15/24",
+            "lease b 10.0.3.15/24",
+            "lease gone 10.0.4.15/24",
+        ];
+        let lines: Vec<String> =
+            undo(&done, &[fixed, asking]).iter().map(|line| line.join(" ")).collect();
+        assert_eq!(
+            lines,
+            [
+                "address del 10.0.4.15/24 dev gone",
+                "address del 10.0.2.15/24 dev a",
+                "-6 route del default via fe80::1 dev a",
+                "address del 10.0.0.6/24 dev a",
+            ]
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use ros_api::durable;
 
 use super::ready;
 use super::resolv::{self, Dns};
@@ -21,6 +22,8 @@ pub struct Places<'a> {
     pub resolv: &'a Path,
     /// The marker that the network is ready.
     pub ready: &'a Path,
+    /// What was done in this boot: what dhcpcd was given is added, so that a start that does not want it takes it away.
+    pub done: &'a Path,
 }
 
 /// What a reason means.
@@ -68,6 +71,24 @@ fn gives_address(reason: &str, environment: &BTreeMap<String, String>) -> bool {
         && (reason != "ROUTERADVERT" || environment.keys().any(|name| name.starts_with("nd1_addr")))
 }
 
+/// The address that dhcpcd was given, or gave itself, as `lease LINK ADDRESS`. A fixed one is none.
+fn lease(reason: &str, interface: &str, environment: &BTreeMap<String, String>) -> Option<String> {
+    let given = ["BOUND", "RENEW", "REBIND", "REBOOT", "TIMEOUT", "IPV4LL"].contains(&reason);
+    let address = environment.get("new_ip_address").filter(|_| given)?;
+    let prefix = environment.get("new_subnet_cidr").map_or("32", String::as_str);
+    Some(format!("lease {interface} {address}/{prefix}"))
+}
+
+fn remember(file: &Path, line: &str) -> Result<()> {
+    let mut text = std::fs::read_to_string(file).unwrap_or_default();
+    if text.lines().any(|known| known == line) {
+        return Ok(());
+    }
+    text += &format!("{line}\n");
+    durable::write(file, text.as_bytes(), 0o644)?;
+    Ok(())
+}
+
 /// Acts on what dhcpcd says.
 ///
 /// # Errors
@@ -93,6 +114,9 @@ pub fn run(environment: &BTreeMap<String, String>, places: Places<'_>) -> Result
         }
         Change::Other => {}
     }
+    if let Some(lease) = lease(reason, interface, environment) {
+        remember(places.done, &lease)?;
+    }
     if gives_address(reason, environment) {
         // Before the marker: who waits for that may read it.
         if let Some(server) = environment.get("new_dhcp_server_identifier") {
@@ -116,7 +140,8 @@ mod tests {
     fn an_address_makes_the_network_ready_and_its_servers_known() {
         let dir = tempfile::tempdir().unwrap();
         let ready = dir.path().join("network.ready");
-        let places = Places { resolv: dir.path(), ready: &ready };
+        let done = dir.path().join("done");
+        let places = Places { resolv: dir.path(), ready: &ready, done: &done };
         let told = |words: &[(&str, &str)]| run(&environment(words), places).unwrap();
         let resolv = || std::fs::read_to_string(dir.path().join("resolv.conf")).unwrap_or_default();
 
@@ -132,8 +157,22 @@ mod tests {
             ("interface", "ens3"),
             ("new_domain_name_servers", "10.0.2.3"),
             ("new_dhcp_server_identifier", "10.0.2.2"),
+            ("new_ip_address", "10.0.2.15"),
+            ("new_subnet_cidr", "24"),
         ]);
         assert!(ready.exists());
+        for reason in ["RENEW", "STATIC"] {
+            let address = if reason == "STATIC" { "10.0.9.9" } else { "10.0.2.15" };
+            told(&[
+                ("reason", reason),
+                ("interface", "ens3"),
+                ("new_ip_address", address),
+                ("new_subnet_cidr", "24"),
+                ("new_domain_name_servers", "10.0.2.3"),
+            ]);
+        }
+        let leases = std::fs::read_to_string(&done).unwrap();
+        assert_eq!(leases, "lease ens3 10.0.2.15/24\n", "once, and no fixed address");
         assert_eq!(std::fs::read_to_string(dir.path().join("dhcp-server")).unwrap(), "10.0.2.2");
         assert_eq!(resolv(), "nameserver 10.0.2.3\nnameserver fd00::3\n");
         told(&[("reason", "EXPIRE"), ("interface", "ens3")]);
@@ -156,7 +195,8 @@ mod tests {
     #[test]
     fn a_name_that_is_a_path_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let places = Places { resolv: dir.path(), ready: &dir.path().join("r") };
+        let (ready, done) = (dir.path().join("r"), dir.path().join("d"));
+        let places = Places { resolv: dir.path(), ready: &ready, done: &done };
         run(&environment(&[("reason", "BOUND"), ("interface", "../x")]), places).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -26,6 +26,8 @@ use crate::services::progress;
 const CARRIER_LIMIT: Duration = Duration::from_secs(5);
 /// How long one command of the configuration may take.
 const HOOK_LIMIT: Duration = Duration::from_secs(30);
+/// What was done in this boot, by name below the service's folder: see [`dhcpcd::undo`]. The hook adds leases.
+pub const DONE: &str = "done";
 /// How often links are looked at until then.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -67,6 +69,9 @@ pub async fn run(wants: &Wants, places: &Places) -> Result<ExitCode> {
     let config = write_config(wants, places)?;
     ip(&["link", "set", "dev", "lo", "up"]).await;
     hooks(&wants.before).await;
+    for line in stale(wants, &places.dir.join(DONE))? {
+        ip(&line.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    }
     let steps = steps(wants, &places.dir.join("made"))?;
     netlink::carry_out(&steps).await.iter().for_each(|wrong| say_wrong(wrong));
     for line in wants.links.iter().flat_map(dhcpcd::commands) {
@@ -147,6 +152,23 @@ fn steps(wants: &Wants, file: &Path) -> Result<Vec<Step>> {
     let made: Vec<&str> = wants.steps.iter().filter_map(Step::makes).collect();
     fs::write(file, made.join("\n")).with_context(|| format!("write {}", file.display()))?;
     Ok(links::instead_of(&earlier, &wants.steps))
+}
+
+/// What an earlier start left on links that are there and nobody wants any more. `file` says what this start does.
+fn stale(wants: &Wants, file: &Path) -> Result<Vec<Vec<String>>> {
+    let earlier = fs::read_to_string(file).unwrap_or_default();
+    let earlier: Vec<&str> = earlier.lines().collect();
+    let leases = earlier.iter().filter(|line| dhcpcd::is_leased(line, &wants.links));
+    let now = wants.links.iter().flat_map(dhcpcd::commands).map(|line| line.join(" "));
+    let lines: Vec<String> = leases.map(|&line| line.to_owned()).chain(now).collect();
+    fs::write(file, lines.join("\n") + "\n")
+        .with_context(|| format!("write {}", file.display()))?;
+    let mut undone = dhcpcd::undo(&earlier, &wants.links);
+    undone.retain(|line| {
+        let link = line.iter().skip_while(|word| *word != "dev").nth(1);
+        link.is_some_and(|link| Path::new("/sys/class/net").join(link).exists())
+    });
+    Ok(undone)
 }
 
 /// Writes `dhcpcd.conf` and the hook it names.
