@@ -5,6 +5,7 @@
 //!  /var/lib/ros/conf/cloud-config.yml.good      this machine's own file as it was applied last
 //!  /var/lib/ros/generations/N/cloud-config.yml  the same as it was when generation N was last healthy
 //!  /var/lib/ros/conf/confirm.json               {"boot": …, "deadline_ms": …} while a change is on trial
+//!  /run/ros/apply.lock                          held while something is applied, there and back
 //!
 //!  apply --confirm ─► trial ─┬─ confirm in time ─► good := own file
 //!                            ├─ deadline ────────► own file := good, applied again
@@ -13,19 +14,34 @@
 //!
 //! Whoever removes `confirm.json` decides: the file is there for one of them only.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use cloud_config::{Layer, Node, document, edit, layers};
 use ros_api::{Generations, durable, paths};
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::clock::uptime_ms;
 
 /// The merged configuration as it was applied.
 const SNAPSHOT: &str = "/run/ros/applied.json";
+
+/// Held while something is applied.
+const LOCK: &str = "/run/ros/apply.lock";
+
+/// Waits until nobody applies anything. What goes back must not meet a change that is still being applied: the service that
+/// both restart would be left to chance, and what counts as applied too.
+///
+/// # Errors
+/// When there is no such lock.
+pub fn lock() -> Result<File> {
+    let file = File::create(LOCK).with_context(|| format!("open {LOCK}: are you root?"))?;
+    flock(&file, FlockOperation::LockExclusive).with_context(|| format!("lock {LOCK}"))?;
+    Ok(file)
+}
 
 /// Keeps what was applied.
 ///

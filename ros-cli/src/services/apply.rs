@@ -184,7 +184,10 @@ fn sysctl_path(key: &str) -> Option<PathBuf> {
 }
 
 /// A module that is loaded stays as it is.
-fn load(module: &str) -> Result<()> {
+///
+/// # Errors
+/// When there is no such module, or it does not load.
+pub fn load(module: &str) -> Result<()> {
     let name = module.split_whitespace().next().unwrap_or_default().replace('-', "_");
     if Path::new("/sys/module").join(&name).is_dir() {
         return Ok(());

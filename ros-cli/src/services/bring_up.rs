@@ -38,6 +38,7 @@ const DAEMON_LIMIT: Duration = Duration::from_secs(60);
 /// Services that are asked to take over what came over the network.
 const NETWORK: &str = "network";
 const CONSOLE: &str = "console";
+const NTP: &str = "ntp";
 
 /// One bring-up.
 struct BringUp {
@@ -96,8 +97,11 @@ impl BringUp {
         {
             // On its first boot a machine knows neither who may log in nor what to run: the console waits. Later it does
             // not, and takes over what is new.
+            // So does the clock, which reads its servers when it starts.
             let waiting = if cloud_init::is_news(&source) {
-                self.planned().between(cloud_init::SERVICE, NETWORK)
+                let mut all = self.planned().between(cloud_init::SERVICE, NETWORK);
+                all.extend(self.roster.services.contains_key(NTP).then(|| NTP.to_owned()));
+                all
             } else {
                 Vec::new()
             };

@@ -9,6 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use super::apply::load;
+
 /// The host's own busybox, from the initrd; a console has mount(8) instead.
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -100,8 +102,28 @@ fn one(mount: &Mount) -> Result<()> {
         .args(&command[1..])
         .output()
         .with_context(|| format!("run {}", command[0]))?;
-    ensure!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr).trim());
+    let why = String::from_utf8_lossy(&ended.stderr);
+    ensure!(ended.status.success(), "{}{}", why.trim(), missing(&mount.fstype));
     Ok(())
+}
+
+/// That the kernel has no such file system, if it is so: what mount(8) says then (ENODEV) is read as a missing disk.
+fn missing(fstype: &str) -> String {
+    let known = || {
+        let all = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        is_known(&all, fstype)
+    };
+    // One that was not asked for yet may be a module.
+    if known() || load(&format!("fs-{fstype}")).is_ok() && known() {
+        return String::new();
+    }
+    format!(": this release's kernel has no file system {fstype}")
+}
+
+/// Whether `fstype` is one of `/proc/filesystems` (proc(5)), or none is named.
+fn is_known(filesystems: &str, fstype: &str) -> bool {
+    matches!(fstype, "" | "auto" | "none" | "swap")
+        || filesystems.lines().any(|line| line.split_whitespace().last() == Some(fstype))
 }
 
 /// Whether the kernel swaps to `source` (proc(5), swaps: the first column): the host and the console both apply what is
@@ -149,6 +171,14 @@ mod tests {
         ];
         for (mount, expected) in table {
             assert_eq!(mount.command().join(" "), expected);
+        }
+    }
+
+    #[test]
+    fn a_file_system_that_the_kernel_has_not_is_named() {
+        let known = "nodev\ttmpfs\n\text4\n";
+        for (fstype, expected) in [("ext4", true), ("tmpfs", true), ("", true), ("nfs4", false)] {
+            assert_eq!(is_known(known, fstype), expected, "{fstype}");
         }
     }
 

@@ -68,6 +68,7 @@ fn as_lines(change: &Change) -> String {
 
 /// `ros config apply`.
 pub fn run(confirm: Option<u64>) -> Result<ExitCode> {
+    let _lock = applied::lock()?;
     let loaded = load()?;
     let own = |diagnostic: &&cloud_config::Diagnostic| {
         diagnostic.severity == Severity::Error && diagnostic.origin.layer == Layer::User
@@ -194,6 +195,7 @@ pub fn guard() -> Result<ExitCode> {
     let trials = Trials::machine();
     let Some(trial) = trials.current() else { return Ok(ExitCode::SUCCESS) };
     std::thread::sleep(Duration::from_millis(trial.deadline_ms.saturating_sub(uptime_ms())));
+    let _lock = applied::lock()?;
     if !trials.end()? {
         return Ok(ExitCode::SUCCESS);
     }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use cloud_config::redact::without_credentials;
 use reqwest::Method;
 use tokio::time::sleep;
 
-/// Pauses between the tries; one try more than pauses.
+/// Pauses between the tries, in seconds; the last for all that follow. One try more than pauses.
 const PAUSES: [u64; 6] = [1, 1, 2, 4, 8, 15];
 /// How long one try may take.
 const TRY: Duration = Duration::from_secs(10);
@@ -33,10 +33,12 @@ pub async fn post(url: &str, form: &BTreeMap<String, String>, tries: u32) -> Res
         method: Method::POST,
         headers: vec![("Content-Type".into(), "application/x-www-form-urlencoded".into())],
         body: pairs.collect::<Vec<_>>().join("&"),
-        pauses: usize::try_from(tries).unwrap_or(1).saturating_sub(1).min(PAUSES.len()),
+        pauses: usize::try_from(tries).unwrap_or(1).saturating_sub(1),
         ..Request::get(url)
     };
-    ask(&request).await.map(|_| ())
+    let answer = ask(&request).await?;
+    ensure!(answer.is_some(), "post to {}: nobody is there (404)", without_credentials(url));
+    Ok(())
 }
 
 /// RFC 3986, unreserved characters stay.
@@ -93,7 +95,8 @@ impl Request {
 pub async fn ask(request: &Request) -> Result<Option<Vec<u8>>> {
     let client = client()?;
     let shown = without_credentials(&request.url);
-    let mut pauses = PAUSES.iter().take(request.pauses);
+    let last = PAUSES.last().into_iter().cycle();
+    let mut pauses = PAUSES.iter().chain(last).take(request.pauses);
     loop {
         let error = match once(&client, request).await {
             Ok(answer) => return answer,
@@ -176,6 +179,10 @@ mod tests {
         let none =
             serve(&["HTTP/1.1 404 x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"]).await;
         assert_eq!(fetch(&none).await.unwrap(), None);
+        let none =
+            serve(&["HTTP/1.1 404 x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"]).await;
+        let told = post(&none, &BTreeMap::new(), 3).await;
+        assert!(told.unwrap_err().to_string().contains("404"), "nobody took it");
         let refused =
             serve(&["HTTP/1.1 403 x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"]).await;
         assert!(fetch(&refused).await.unwrap_err().to_string().contains("403"));

@@ -17,25 +17,34 @@ use crate::commands::power::request_of_init;
 use crate::services::cloud_init::url;
 use crate::services::progress::say;
 
+/// What the machine is called.
+#[derive(Clone, Copy, Debug)]
+pub struct Name<'a> {
+    /// As it is set.
+    pub host: &'a str,
+    /// In full, when that is configured.
+    pub full: Option<&'a str>,
+}
+
 /// Tells a URL that the instance came up: a form, as cloud-init sends it.
 ///
 /// # Errors
 /// When every try failed.
-pub async fn phone_home(wanted: &PhoneHome, instance: &str, hostname: &str) -> Result<()> {
-    let form = form(&wanted.post, instance, hostname, Path::new(paths::SSH_HOST_KEYS));
+pub async fn phone_home(wanted: &PhoneHome, instance: &str, name: Name<'_>) -> Result<()> {
+    let form = form(&wanted.post, instance, name, Path::new(paths::SSH_HOST_KEYS));
     let address = wanted.url.replace("$INSTANCE_ID", instance);
     url::post(&address, &form, wanted.tries.unwrap_or(10)).await
 }
 
-fn form(post: &[String], instance: &str, hostname: &str, keys: &Path) -> BTreeMap<String, String> {
+fn form(post: &[String], instance: &str, name: Name<'_>, keys: &Path) -> BTreeMap<String, String> {
     let key = |kind: &str| {
         let file = keys.join(format!("ssh_host_{kind}_key.pub"));
         fs::read_to_string(file).unwrap_or_else(|_| "N/A".into()).trim().to_owned()
     };
     let all = [
         ("instance_id", instance.to_owned()),
-        ("hostname", hostname.split('.').next().unwrap_or(hostname).to_owned()),
-        ("fqdn", hostname.to_owned()),
+        ("hostname", name.host.split('.').next().unwrap_or(name.host).to_owned()),
+        ("fqdn", name.full.unwrap_or(name.host).to_owned()),
         ("pub_key_rsa", key("rsa")),
         ("pub_key_ecdsa", key("ecdsa")),
         ("pub_key_ed25519", key("ed25519")),
@@ -97,13 +106,17 @@ mod tests {
     fn only_what_is_asked_is_told() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("ssh_host_ed25519_key.pub"), "ssh-ed25519 A\n").unwrap();
-        let all = form(&["all".into()], "i-1", "a.example", dir.path());
-        assert_eq!((all["hostname"].as_str(), all["fqdn"].as_str()), ("a", "a.example"));
+        for (host, full) in [("a.example", None), ("a", Some("a.example"))] {
+            let all = form(&["all".into()], "i-1", Name { host, full }, dir.path());
+            assert_eq!((all["hostname"].as_str(), all["fqdn"].as_str()), ("a", "a.example"));
+        }
+        let name = Name { host: "a", full: None };
+        let all = form(&[], "i-1", name, dir.path());
         assert_eq!(
             (all["pub_key_ed25519"].as_str(), all["pub_key_rsa"].as_str()),
             ("ssh-ed25519 A", "N/A")
         );
-        let some = form(&["instance_id".into()], "i-1", "a", dir.path());
+        let some = form(&["instance_id".into()], "i-1", name, dir.path());
         assert_eq!(some, BTreeMap::from([("instance_id".to_owned(), "i-1".to_owned())]));
     }
 

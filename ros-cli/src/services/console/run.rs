@@ -57,6 +57,8 @@ pub struct Wants {
     pub version: String,
     /// The machine's name.
     pub hostname: Option<String>,
+    /// Its full name, when that is configured.
+    pub fqdn: Option<String>,
     /// Who logs in.
     pub account: Account,
     /// Keys that are let in.
@@ -287,9 +289,13 @@ async fn become_ready(wants: Wants) {
     }
     try_to("ready", fs::write(READY, "ready\n").with_context(|| format!("write {READY}")));
     run_scripts().await;
-    run_once(&wants).await;
+    let first = run_once(&wants).await;
     if let Some(message) = &wants.final_message {
         progress::say(&filled(message, &wants.version));
+    }
+    // Last: of a machine that goes down at once nothing more is heard.
+    if let Some(wanted) = wants.power_state.as_ref().filter(|_| first) {
+        try_to("power_state", finish::power_state(wanted).await);
     }
 }
 
@@ -336,27 +342,28 @@ async fn outcome_of(what: &str, run: impl FnOnce() -> Result<usize> + Send + 'st
     }
 }
 
-/// Runs `runcmd`, then tells and switches off as configured, once for each instance, when the network is there or
-/// does not come.
-async fn run_once(wants: &Wants) {
+/// Runs `runcmd` and tells as configured, once for each instance, when the network is there or does not come. Answers
+/// whether that was now.
+async fn run_once(wants: &Wants) -> bool {
     let stamp = Path::new(paths::INSTANCE).join("sem/runcmd");
     let mut commands = wants.commands.clone();
     commands.extend(Places::of_machine().of_instance());
     let nothing = commands.is_empty() && wants.phone_home.is_none() && wants.power_state.is_none();
     if nothing || files::stamped(&stamp, &wants.instance) {
-        return;
+        return false;
     }
     wait_for_network().await;
     outcome_of("runcmd", move || files::run(&commands, Path::new(LOG))).await;
     if let Some(wanted) = &wants.phone_home {
-        let name = wants.hostname.as_deref().unwrap_or_default();
+        let host = wants.hostname.as_deref().unwrap_or_default();
+        let name = finish::Name { host, full: wants.fqdn.as_deref() };
         try_to("phone_home", finish::phone_home(wanted, &wants.instance, name).await);
     }
     // Before the machine goes down: it must not go down at every boot.
-    try_to("runcmd", files::stamp(&stamp, &wants.instance));
-    if let Some(wanted) = &wants.power_state {
-        try_to("power_state", finish::power_state(wanted).await);
-    }
+    let stamped = files::stamp(&stamp, &wants.instance);
+    let first = stamped.is_ok();
+    try_to("runcmd", stamped);
+    first
 }
 
 #[cfg(test)]

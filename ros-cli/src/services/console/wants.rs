@@ -58,6 +58,7 @@ impl Wants {
         let wants = Self {
             version: version.to_owned(),
             hostname: Some(settings.host_name().to_owned()),
+            fqdn: settings.fqdn.clone(),
             users: further,
             groups: settings.groups.0.clone(),
             passwords: users::passwords(settings, &account.name),
