@@ -1,5 +1,6 @@
 //! YAML text to a [`Node`] tree with positions, by saphyr. Anchors are resolved; the first document counts.
 
+use base64::Engine as _;
 use saphyr::{MarkedYaml, YamlData, YamlLoader};
 use saphyr_parser::{Event, Parser, ScalarStyle, SpannedEventReceiver};
 
@@ -74,8 +75,12 @@ fn convert(
         return Err(Diagnostic::error(place, format!("nested more than {MAX_DEPTH} levels deep")));
     }
     let value = match &yaml.data {
-        YamlData::Representation(text, style, _) => {
-            Value::Scalar { text: text.to_string(), quoted: !matches!(style, ScalarStyle::Plain) }
+        YamlData::Representation(text, style, tag) => {
+            let binary =
+                tag.as_ref().filter(|tag| tag.is_yaml_core_schema() && tag.suffix == "binary");
+            let decoded = binary.and_then(|_| text_in(text));
+            let quoted = decoded.is_some() || !matches!(style, ScalarStyle::Plain);
+            Value::Scalar { text: decoded.unwrap_or_else(|| text.to_string()), quoted }
         }
         YamlData::Value(scalar) => Value::Scalar { text: format!("{scalar:?}"), quoted: false },
         YamlData::Sequence(items) => Value::List(
@@ -101,6 +106,13 @@ fn convert(
     Ok(Node { value, origin: place })
 }
 
+/// The text that a `!!binary` is. Bytes that are none stay as they are written: whoever takes bytes decodes them.
+fn text_in(base64: &str) -> Option<String> {
+    let packed: String = base64.split_whitespace().collect();
+    let bytes = base64::engine::general_purpose::STANDARD.decode(packed).ok()?;
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +124,13 @@ mod tests {
             parse("#cloud-config\nhostname: x\nros:\n  debug: true\n", Layer::User, "f").unwrap();
         assert_eq!(node.at("hostname").unwrap().origin.to_string(), "f:2:11");
         assert_eq!(node.at("ros.debug").unwrap().origin.to_string(), "f:4:10");
+    }
+
+    #[test]
+    fn binary_is_text_where_it_is_one() {
+        let text = "a: !!binary |\n  c2F5\n  IGhp\nb: !!binary H4sIAAAA\nc: !own c2F5\n";
+        let node = parse(text, Layer::User, "f").unwrap().to_json();
+        assert_eq!(node, serde_json::json!({"a": "say hi", "b": "H4sIAAAA", "c": "c2F5"}));
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl WriteFile {
         let (zipped, coded) = match self.encoding.as_str() {
             "" | "text/plain" => (false, false),
             "b64" | "base64" => (false, true),
-            "gz" | "gzip" => (true, false),
+            // Bytes that are no text stand in YAML as `!!binary`, which is base64, whatever else is said.
             _ => (true, true),
         };
         if coded {
@@ -465,7 +465,9 @@ mod tests {
         assert_eq!(file("", "hi").decoded().unwrap(), b"hi");
         assert_eq!(file("b64", "aGk=\n").decoded().unwrap(), b"hi");
         let zipped = "H4sIAAAAAAAAA8vIBACsKpPYAgAAAA==";
-        assert_eq!(file("gz+b64", zipped).decoded().unwrap(), b"hi");
+        for encoding in ["gz", "gzip", "gz+b64", "gz+base64", "gzip+b64", "gzip+base64"] {
+            assert_eq!(file(encoding, zipped).decoded().unwrap(), b"hi", "{encoding}");
+        }
         assert!(file("b64", "?").decoded().unwrap_err().contains("/a"));
     }
 }
