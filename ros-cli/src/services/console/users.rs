@@ -113,10 +113,29 @@ fn number_of(database: &str, name: &str) -> Option<u32> {
     line.split(':').nth(2)?.parse().ok()
 }
 
+fn numbers(database: &str) -> Vec<u32> {
+    database.lines().filter_map(|line| line.split(':').nth(2)?.parse().ok()).collect()
+}
+
 fn free(database: &str, first: u32) -> u32 {
-    let taken: Vec<u32> =
-        database.lines().filter_map(|line| line.split(':').nth(2)?.parse().ok()).collect();
+    let taken = numbers(database);
     (first..).find(|id| !taken.contains(id)).unwrap_or(first)
+}
+
+/// A number that neither a user nor a group has.
+fn free_for_both(passwd: &str, groups: &str, first: u32) -> u32 {
+    free(&format!("{passwd}\n{groups}"), first)
+}
+
+/// The group of the user's own name. Its number is the user's, unless another group has that: whoever got it would be in
+/// there too.
+fn own_group(root: &Path, name: &str, groups: &str, id: u32) -> Result<u32> {
+    if let Some(gid) = number_of(groups, name) {
+        return Ok(gid);
+    }
+    let gid = if numbers(groups).contains(&id) { free(groups, FIRST) } else { id };
+    accounts::add_group(root, name, gid)?;
+    Ok(gid)
 }
 
 fn user(root: &Path, user: &User) -> Result<()> {
@@ -126,9 +145,12 @@ fn user(root: &Path, user: &User) -> Result<()> {
     let known = number_of(&passwd, name);
     ensure!(known.is_none_or(|id| id >= FIRST_SYSTEM && id != 65_534), "it belongs to the system");
     let first = if user.system { FIRST_SYSTEM } else { FIRST };
-    let id = known.or(user.uid).unwrap_or_else(|| free(&passwd, first));
-    let gid =
-        user.primary_group.as_deref().map(|group_name| group(root, group_name)).transpose()?;
+    let groups = fs::read_to_string(root.join("etc/group")).unwrap_or_default();
+    let id = known.or(user.uid).unwrap_or_else(|| free_for_both(&passwd, &groups, first));
+    let gid = match &user.primary_group {
+        Some(named) => group(root, named)?,
+        None => own_group(root, name, &groups, id)?,
+    };
     for further in &user.groups {
         group(root, further)?;
     }
@@ -140,7 +162,7 @@ fn user(root: &Path, user: &User) -> Result<()> {
     let account = Account {
         name: name.clone(),
         id,
-        gid: gid.unwrap_or(id),
+        gid,
         gecos,
         home: PathBuf::from(home),
         shell,
@@ -279,7 +301,9 @@ mod tests {
             assert_eq!(wrong.len(), 2, "{wrong:?}");
         }
         let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
-        assert!(read("etc/passwd").ends_with("ann:x:1001:1001:ann:/home/ann:/bin/bash\n"));
+        let group = fs::read_to_string(root.path().join("etc/group")).unwrap();
+        assert!(group.contains("ops:x:1001:") && group.contains("ann:x:1002:"), "{group}");
+        assert!(read("etc/passwd").ends_with("ann:x:1002:1002:ann:/home/ann:/bin/bash\n"));
         assert!(
             read("etc/passwd").starts_with("root:x:0:0::/root:/bin/sh\n"),
             "the system's users stay"
