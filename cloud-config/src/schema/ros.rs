@@ -247,7 +247,13 @@ const STATE: Kind = Struct(&[
         "LABEL=ROS_STATE",
         "`LABEL=`, `UUID=`, a device, or `none`: everything in RAM.",
     ),
-    r("wait", Either(&[Bool, Int]), Group, "", "Seconds to wait for the device."),
+    r(
+        "wait",
+        Either(&[Bool, Int]),
+        Group,
+        "",
+        "Seconds to wait for the device; `true`: as many as usual, `false`: none.",
+    ),
     r("required", Bool, Group, "false", "A machine without it does not boot."),
     r(
         "autoformat",

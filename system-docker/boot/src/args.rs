@@ -115,14 +115,20 @@ impl Args {
             "watchdog" => self.watchdog = value.parse().ok()?,
             "on_failure" => self.on_failure = on_failure(value)?,
             "state.dev" => self.state.device = state_device(value)?,
-            "state.wait" => {
-                self.state.wait = Some(Duration::from_secs(value.parse::<u32>().ok()?.into()))
-            }
+            "state.wait" => self.state.wait = wait(value)?,
             "state.required" => self.state.required = boolean(value)?,
             "state.autoformat" => self.state.autoformat = autoformat(value)?,
             _ => {}
         }
         Some(())
+    }
+}
+
+/// Seconds; RancherOS's words mean as long as it takes usually, and not at all.
+fn wait(value: &str) -> Option<Option<Duration>> {
+    match value.parse::<u32>() {
+        Ok(seconds) => Some(Some(Duration::from_secs(seconds.into()))),
+        Err(_) => Some((!boolean(value)?).then_some(Duration::ZERO)),
     }
 }
 
@@ -182,6 +188,10 @@ mod tests {
         );
         assert_eq!((args.state.wait, args.state.required), (Some(Duration::from_secs(3)), true));
         assert_eq!(args.on_failure, OnFailure::Reboot);
+        for (word, expected) in [("true", None), ("false", Some(Duration::ZERO))] {
+            let (args, complaints) = Args::parse(&format!("rancher.state.wait={word}"));
+            assert_eq!((args.state.wait, complaints), (expected, Vec::new()), "{word}");
+        }
     }
 
     #[test]

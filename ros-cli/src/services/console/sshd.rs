@@ -10,9 +10,11 @@ use ros_api::durable;
 
 /// Kinds of host keys. RSA is left out: making one takes seconds at each first boot.
 const KINDS: [&str; 2] = ["ed25519", "ecdsa"];
+/// A kind that is not made, and counts when the configuration has one.
+const GIVEN: &str = "rsa";
 
 /// What the configuration says of sshd.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Daemon {
     /// Port.
     pub port: u16,
@@ -45,7 +47,7 @@ pub fn given_host_keys(
     dir: &Path,
     keys: &std::collections::BTreeMap<String, String>,
 ) -> Result<()> {
-    for kind in ["rsa", "ecdsa", "ed25519"] {
+    for kind in KINDS.into_iter().chain([GIVEN]) {
         let half = |name: &str| keys.get(&format!("{kind}_{name}"));
         let (Some(private), Some(public)) = (half("private"), half("public")) else { continue };
         let path = dir.join(format!("ssh_host_{kind}_key"));
@@ -55,9 +57,11 @@ pub fn given_host_keys(
             0o644,
         )?;
         durable::write(&path, format!("{}\n", private.trim()).as_bytes(), 0o600)?;
-        if let Some(certificate) = half("certificate") {
-            let path = dir.join(format!("ssh_host_{kind}_key-cert.pub"));
-            durable::write(&path, format!("{}\n", certificate.trim()).as_bytes(), 0o644)?;
+        let path = dir.join(format!("ssh_host_{kind}_key-cert.pub"));
+        match half("certificate") {
+            Some(text) => durable::write(&path, format!("{}\n", text.trim()).as_bytes(), 0o644)?,
+            // One of an earlier key is none of this.
+            None => drop(fs::remove_file(&path)),
         }
     }
     Ok(())
@@ -102,8 +106,16 @@ pub fn config(daemon: &Daemon, keys: &Path) -> String {
     let mut line = |key: &str, value: &str| text.push_str(&format!("{key} {value}\n"));
     line("Port", &daemon.port.to_string());
     daemon.listen.iter().for_each(|address| line("ListenAddress", address));
-    for kind in KINDS {
-        line("HostKey", &keys.join(format!("ssh_host_{kind}_key")).display().to_string());
+    for (kind, given) in KINDS.map(|kind| (kind, false)).into_iter().chain([(GIVEN, true)]) {
+        let key = keys.join(format!("ssh_host_{kind}_key"));
+        if given && !key.exists() {
+            continue;
+        }
+        line("HostKey", &key.display().to_string());
+        let certificate = keys.join(format!("ssh_host_{kind}_key-cert.pub"));
+        if certificate.exists() {
+            line("HostCertificate", &certificate.display().to_string());
+        }
     }
     let users: Vec<&str> =
         std::iter::once(&daemon.user).chain(&daemon.others).map(String::as_str).collect();
@@ -151,6 +163,22 @@ mod tests {
         assert!(root.contains(
             "AllowUsers root\nPasswordAuthentication yes\nPermitRootLogin prohibit-password\n"
         ));
+    }
+
+    #[test]
+    fn what_is_given_is_what_sshd_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = |words: &[(&str, &str)]| {
+            let pairs = words.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+            given_host_keys(dir.path(), &pairs.collect()).unwrap();
+            let text = config(&Daemon::default(), dir.path());
+            text.matches("HostKey ").count() * 10 + text.matches("HostCertificate ").count()
+        };
+        assert_eq!(told(&[]), 20);
+        assert_eq!(told(&[("rsa_private", "x")]), 20, "half a key is none");
+        let whole = [("rsa_private", "x"), ("rsa_public", "y"), ("rsa_certificate", "z")];
+        assert_eq!(told(&whole), 31);
+        assert_eq!(told(&whole[..2]), 30, "the certificate is gone");
     }
 
     #[test]

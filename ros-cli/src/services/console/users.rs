@@ -26,6 +26,8 @@ pub struct Secret {
     pub user: String,
     /// Plain, or hashed as crypt(5) has it.
     pub password: String,
+    /// It is plain even when it looks like a hash.
+    pub plain: bool,
     /// Whether a new one is asked for at the first login.
     pub expire: bool,
 }
@@ -49,23 +51,26 @@ pub fn passwords(settings: &Settings, own: &str) -> Vec<Secret> {
     }
     let expire = settings.chpasswd.expire;
     let mut all = Vec::new();
-    let mut add = |user: &str, password: &str, expire: bool| {
+    let mut add = |user: &str, password: &str, expire: bool, plain: bool| {
         let user = if user == "default" { own } else { user };
-        all.push(Secret { user: user.to_owned(), password: password.to_owned(), expire });
+        all.push(Secret { user: user.to_owned(), password: password.to_owned(), plain, expire });
     };
     for user in further(settings, own).iter().filter(|user| user.lock_passwd == Some(false)) {
-        let given = [&user.plain_text_passwd, &user.passwd, &user.hashed_passwd];
-        given.into_iter().flatten().for_each(|password| add(&user.name, password, false));
+        let given =
+            [(&user.plain_text_passwd, true), (&user.passwd, false), (&user.hashed_passwd, false)];
+        for (password, plain) in given {
+            password.iter().for_each(|password| add(&user.name, password, false, plain));
+        }
     }
     let mine = [&settings.ros.password, &settings.password];
-    mine.into_iter().flatten().for_each(|password| add(own, password, false));
+    mine.into_iter().flatten().for_each(|password| add(own, password, false, false));
     for line in &settings.chpasswd.list {
         if let Some((user, password)) = line.split_once(':') {
-            add(user.trim(), password.trim(), expire);
+            add(user.trim(), password.trim(), expire, false);
         }
     }
     for entry in settings.chpasswd.users.iter().filter(|entry| entry.kind != "RANDOM") {
-        add(&entry.name, &entry.password, expire);
+        add(&entry.name, &entry.password, expire, entry.kind == "text");
     }
     all
 }
@@ -214,15 +219,16 @@ pub fn set_passwords(root: &Path, stamps: &Path, all: &[Secret]) -> Vec<String> 
 }
 
 fn set_password(root: &Path, stamps: &Path, secret: &Secret) -> Result<()> {
-    let Secret { user, password, expire } = secret;
+    let Secret { user, password, plain, expire } = secret;
     ensure!(is_name(user), "no name of a user");
-    ensure!(!password.contains([':', '\n']), "':' has no place in a password's hash");
+    let is_hash = password.starts_with('$') && !plain;
+    ensure!(!is_hash || !password.contains([':', '\n']), "':' has no place in a password's hash");
     let stamp = stamps.join(format!("password-{user}"));
     let wording = Digest::of(format!("{user}:{password}").as_bytes()).to_string();
     if files::stamped(&stamp, &wording) {
         return Ok(());
     }
-    let hash = if password.starts_with('$') { password.clone() } else { hashed(password)? };
+    let hash = if is_hash { password.clone() } else { hashed(password)? };
     accounts::shadow(root, user, 1, &hash)?;
     if *expire {
         accounts::shadow(root, user, 2, "0")?;
@@ -341,6 +347,20 @@ mod tests {
         accounts::shadow(root.path(), "ros", 1, "$6$own$x").unwrap();
         let _ = set_passwords(root.path(), &stamps, &all);
         assert!(shadow().contains("ros:$6$own$x:"), "the user's own is left");
+    }
+
+    #[test]
+    fn a_plain_password_may_look_like_a_hash() {
+        let root = root();
+        let settings = settings(json!({
+            "chpasswd": {"users": [{"name": "ros", "password": "$1:a", "type": "text"}]},
+        }));
+        let all = passwords(&settings, "ros");
+        assert_eq!(set_passwords(root.path(), &root.path().join("s"), &all), Vec::<String>::new());
+        let shadow = fs::read_to_string(root.path().join("etc/shadow")).unwrap();
+        let hash = shadow.lines().last().unwrap().split(':').nth(1).unwrap();
+        let hash = sha_crypt::PasswordHash::new(hash).unwrap();
+        ShaCrypt::default().verify_password(b"$1:a", &hash).unwrap();
     }
 
     #[test]
