@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use cloud_config::Settings;
 use cloud_config::settings::{User, UserEntry};
 use ros_api::Digest;
+use rustix::rand::{GetRandomFlags, getrandom};
 use sha_crypt::{PasswordHasher, ShaCrypt};
 
 use super::accounts::{self, Account};
@@ -236,9 +237,13 @@ fn set_password(root: &Path, stamps: &Path, secret: &Secret) -> Result<()> {
     files::stamp(&stamp, &wording)
 }
 
-/// crypt(5), SHA-512.
+/// crypt(5), SHA-512. The salt has 16 characters, the most that crypt(3) takes over: with a longer one, which the library
+/// would make by itself, what a login computes is another text, and no password lets anybody in.
 fn hashed(password: &str) -> Result<String> {
-    let hash = ShaCrypt::default().hash_password(password.as_bytes());
+    let mut salt = [0; 12];
+    let filled = getrandom(&mut salt[..], GetRandomFlags::empty()).context("get random numbers")?;
+    ensure!(filled == salt.len(), "only {filled} random bytes");
+    let hash = ShaCrypt::default().hash_password_with_salt(password.as_bytes(), &salt);
     Ok(hash.map_err(|error| anyhow!("hash: {error}"))?.as_str().to_owned())
 }
 
@@ -344,6 +349,8 @@ mod tests {
         let hash = sha_crypt::PasswordHash::new(fields[1]).unwrap();
         ShaCrypt::default().verify_password(b"second word", &hash).unwrap();
         assert_eq!(fields[2], "0", "a new one is asked for");
+        let salt = fields[1].rsplit('$').nth(1).unwrap();
+        assert_eq!(salt.len(), 16, "crypt(3) takes no more: {line}");
         accounts::shadow(root.path(), "ros", 1, "$6$own$x").unwrap();
         let _ = set_passwords(root.path(), &stamps, &all);
         assert!(shadow().contains("ros:$6$own$x:"), "the user's own is left");
