@@ -1,5 +1,5 @@
 //! A cloud's metadata service, small: pages by method and path, each with a header that must be there, over real HTTP on
-//! the host's loopback. What was asked is kept.
+//! the host's loopback. What was asked and told is kept.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -23,6 +23,7 @@ pub struct Metadata {
 struct State {
     pages: BTreeMap<String, Page>,
     asked: Vec<String>,
+    told: Vec<(String, String)>,
 }
 
 impl Metadata {
@@ -53,6 +54,13 @@ impl Metadata {
     pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut lock(&self.state).asked)
     }
+
+    /// The bodies that came with `request` (`POST /path`), in order.
+    pub fn told(&self, request: &str) -> Vec<String> {
+        let state = lock(&self.state);
+        let of = |(asked, body): &(String, String)| (asked == request).then(|| body.clone());
+        state.told.iter().filter_map(of).collect()
+    }
 }
 
 fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
@@ -66,11 +74,16 @@ fn answer(mut peer: TcpStream, state: &Mutex<State>) -> Result<()> {
     let length = head.lines().find_map(|line| {
         line.to_lowercase().strip_prefix("content-length: ")?.trim().parse::<u64>().ok()
     });
-    std::io::copy(&mut reader.take(length.unwrap_or(0)), &mut std::io::sink())?;
+    let mut told = Vec::new();
+    reader.take(length.unwrap_or(0)).read_to_end(&mut told)?;
     let request = head.lines().next().unwrap_or_default();
     let request = request.rsplit_once(' ').map_or(request, |(request, _)| request).to_owned();
     let page = lock(state).pages.get(&request).cloned();
-    lock(state).asked.push(request);
+    {
+        let mut state = lock(state);
+        state.told.push((request.clone(), String::from_utf8_lossy(&told).into_owned()));
+        state.asked.push(request);
+    }
     let (status, body) = match page {
         None => (404, String::new()),
         Some((header, _)) if !head.to_lowercase().contains(&header) => (401, String::new()),

@@ -334,14 +334,23 @@ fn a_broken_configuration_is_reported_and_does_not_stop_the_boot() -> Result<()>
     let (machine, _) =
         site.boot(site.spec("v1.0", "hostname: [not, a, name]\nwrite_filse: []")?)?;
     site.settled()?;
-    let serial = machine.serial();
-    let log = site.guest.ok("dmesg")?;
-    let said = format!("{serial}{log}");
-    ensure!(
-        said.contains("2:11") || said.contains("line 2"),
-        "no line and column for hostname in:\n{said}"
-    );
-    Ok(())
+    let wrong = ":2:11: error: hostname: expected a host name";
+    let unknown =
+        ":3:14: warning: write_filse: no such key; it is left out (did you mean \"write_files\"?)";
+    for said in [wrong, unknown] {
+        machine.wait_serial(said, 0, Duration::from_secs(10)).context("on the console")?;
+        let log = site.guest.ok("dmesg")?;
+        ensure!(log.contains(said), "no {said:?} in the kernel's log:\n{log}");
+        // syslogd writes it a moment later.
+        let file = format!(
+            "for i in $(seq 50); do grep -qF '{said}' /var/log/messages && exit 0; sleep 0.2; done; exit 1"
+        );
+        site.guest.ok(&file).context("in /var/log/messages")?;
+        let validate = site.guest.run("ros config validate")?;
+        ensure!(validate.status == 1 && validate.stdout.contains(said), "{validate:?}");
+    }
+    let interface = site.guest.ok("ip -o -4 route show default | cut -d' ' -f5")?;
+    crate::config::cut_off_it_comes_back(&site, &interface)
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Three datasources over real HTTP, on one disk, one boot each: a NoCloud seed that the firmware's serial number names,
 //! EC2 with its tokens, Hetzner. The instance changes with each, so that what runs once, for each instance and at each boot
 //! is seen on the way; and so does the network: a bond with a VLAN on it over two cards, and static IPv6 on a third, then
-//! nothing of it.
+//! nothing of it. Each instance says at home that it is there, and ends as its user data says: not at all, off, by a boot.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,8 +18,9 @@ use crate::site::Site;
 /// How often something ran: lines of a file.
 const COUNTS: &str = "cd /var/lib/ros; wc -l count-bootcmd count-runcmd count-boot count-instance count-once | head -5 | tr -s ' \\n' ' '";
 
-/// User data of several parts, as a cloud's users write it.
-fn user_data(hostname: &str) -> String {
+/// User data of several parts, as a cloud's users write it. `end` is what becomes of the machine when it is told `go`: the
+/// condition waits for that.
+fn user_data(hostname: &str, home: u16, end: &str) -> String {
     let script = |kind: &str| {
         format!(
             "--b\nContent-Type: text/x-shellscript-per-{kind}\n\n#!/bin/sh\necho {kind} >> /var/lib/ros/count-{kind}\n\n"
@@ -26,6 +28,13 @@ fn user_data(hostname: &str) -> String {
     };
     let config = json!({
         "hostname": hostname,
+        "fqdn": format!("{hostname}.example"),
+        "ntp": { "servers": ["192.0.2.9"] },
+        "phone_home": { "url": format!("http://10.0.2.2:{home}/home/$INSTANCE_ID"), "post": "all" },
+        "power_state": {
+            "mode": if end.is_empty() { "poweroff" } else { end }, "message": format!("{hostname} ends: {end}"),
+            "condition": if end.is_empty() { json!(false) } else { json!(wait_to_end(hostname)) },
+        },
         "timezone": "Europe/Zurich",
         "bootcmd": ["echo x >> /var/lib/ros/count-bootcmd"],
         "runcmd": ["echo x >> /var/lib/ros/count-runcmd"],
@@ -42,6 +51,10 @@ fn user_data(hostname: &str) -> String {
     format!(
         "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: text/cloud-config\n\n{config}\n{scripts}--b--\n"
     )
+}
+
+fn wait_to_end(hostname: &str) -> String {
+    format!("until [ -e /var/lib/ros/end-{hostname} ]; do sleep 0.2; done")
 }
 
 /// Two cards in a bond that does DHCP, a VLAN on it; the third with an address of each kind.
@@ -94,6 +107,52 @@ impl Case {
         machine.wait_off(Duration::from_secs(90))
     }
 
+    /// Its own `power_state` ends the machine now.
+    fn ends(&self, machine: &Machine, name: &str, how: &str) -> Result<()> {
+        self.site.guest.run(&format!("touch /var/lib/ros/end-{name}"))?;
+        machine.wait_serial(&format!("{name} ends: {how}"), 0, Duration::from_secs(60)).map(drop)
+    }
+
+    /// What the instance `id` said at home, once: the form of cloud-init, with the machine's own keys.
+    fn said_at_home(&self, id: &str, name: &str) -> Result<()> {
+        let said = self.metadata.told(&format!("POST /home/{id}"));
+        ensure!(said.len() == 1, "{id} said {said:?}");
+        let form: BTreeMap<&str, &str> =
+            said[0].split('&').filter_map(|pair| pair.split_once('=')).collect();
+        let fields: Vec<&str> = form.keys().copied().collect();
+        let expected =
+            ["fqdn", "hostname", "instance_id", "pub_key_ecdsa", "pub_key_ed25519", "pub_key_rsa"];
+        ensure!(fields == expected, "{said:?}");
+        let full = format!("{name}.example");
+        let told = (form["instance_id"], form["hostname"], form["fqdn"]);
+        ensure!(told == (id, name, full.as_str()), "{said:?}");
+        ensure!(form["pub_key_rsa"] == "N%2FA", "there is no such key: {said:?}");
+        for kind in ["ecdsa", "ed25519"] {
+            let file = format!("{}/ssh_host_{kind}_key.pub", ros_api::paths::SSH_HOST_KEYS);
+            let key = self.site.guest.ok(&format!("cat {file}"))?;
+            let coded = key.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+            let coded = coded.replace(' ', "%20").replace('@', "%40");
+            ensure!(form[&*format!("pub_key_{kind}")] == coded, "{coded} is not in {said:?}");
+        }
+        Ok(())
+    }
+
+    /// chrony asks who was named, although that came over the network.
+    fn the_clock_asks(&self) -> Result<()> {
+        let sources = self.site.guest.ok("system-docker exec ntp /usr/bin/chronyc -n sources")?;
+        ensure!(sources.contains(" 192.0.2.9 "), "{sources}");
+        Ok(())
+    }
+
+    fn user_data(&self, hostname: &str, end: &str) -> String {
+        user_data(hostname, self.metadata.port, end)
+    }
+
+    /// Somebody is at home.
+    fn at_home(&self, id: &str) {
+        self.metadata.page(&format!("POST /home/{id}"), "application/x-www-form-urlencoded", "");
+    }
+
     fn counts(&self) -> Result<Vec<String>> {
         let text = self.site.guest.ok(COUNTS)?;
         let numbers = text.split_whitespace().filter(|word| word.parse::<u32>().is_ok());
@@ -102,8 +161,9 @@ impl Case {
 
     fn seed(&self) {
         let meta = json!({ "instance-id": "seed-1", "public-keys": [self.site.public_key] });
-        self.metadata.page("GET /seed/user-data", "", &user_data("seeded"));
+        self.metadata.page("GET /seed/user-data", "", &self.user_data("seeded", ""));
         self.metadata.page("GET /seed/meta-data", "", &meta.to_string());
+        self.at_home("seed-1");
         self.metadata.page("GET /seed/network-config", "", &network_config());
     }
 
@@ -119,7 +179,8 @@ impl Case {
         page("meta-data/public-keys/", "0=me");
         page("meta-data/public-keys/0/openssh-key", &self.site.public_key);
         page("meta-data/placement/region", "eu-central-2");
-        page("user-data", &user_data("elastic"));
+        page("user-data", &self.user_data("elastic", "poweroff"));
+        self.at_home("i-0123456789abcdef0");
     }
 
     fn hetzner(&self) {
@@ -128,7 +189,8 @@ impl Case {
             self.site.public_key
         );
         self.metadata.page("GET /hetzner/v1/metadata", "", &text);
-        self.metadata.page("GET /hetzner/v1/userdata", "", &user_data("rented"));
+        self.metadata.page("GET /hetzner/v1/userdata", "", &self.user_data("rented", "reboot"));
+        self.at_home("4711");
     }
 }
 
@@ -143,6 +205,8 @@ fn three_clouds_over_http_and_how_often_things_run() -> Result<()> {
     let serial = format!("serial=ds=nocloud;s=http://10.0.2.2:{}/seed/", metadata.port);
     let machine = case.boot(&serial, "seeded")?;
     the_network_is_as_the_seed_says(site)?;
+    case.said_at_home("seed-1", "seeded")?;
+    case.the_clock_asks()?;
     ensure!(site.guest.ok("date +%Z")?.starts_with("CE"), "the zone counts");
     ensure!(case.counts()? == ["1"; 5], "{:?}", case.counts()?);
     ensure!(site.guest.ok("findmnt -no FSTYPE,LABEL /mnt/data")?.contains("ext4"));
@@ -153,21 +217,24 @@ fn three_clouds_over_http_and_how_often_things_run() -> Result<()> {
     case.ec2();
     metadata.asked();
     let uuid = "uuid=ec2e1916-9099-7caf-fd21-012345abcdef";
-    let machine = case.boot(&format!("manufacturer=Amazon EC2,{uuid}"), "elastic")?;
+    let mut machine = case.boot(&format!("manufacturer=Amazon EC2,{uuid}"), "elastic")?;
     let asked = metadata.asked();
     ensure!(asked.first().is_some_and(|first| first == "PUT /latest/api/token"), "{asked:?}");
     ensure!(site.guest.ok("cat /var/lib/ros/instance/datasource")? == "ec2");
     ensure!(site.guest.run("test -e /sys/class/net/bond0")?.status == 1, "the bond is gone");
     ensure!(case.counts()? == ["2", "2", "2", "2", "1"], "{:?}", case.counts()?);
     ensure!(site.guest.ok("cat /mnt/data/kept")? == "kept", "a disk with data is left as it is");
-    case.power_off(machine)?;
+    case.said_at_home("i-0123456789abcdef0", "elastic")?;
+    case.ends(&machine, "elastic", "poweroff")?;
+    machine.wait_off(Duration::from_secs(90)).context("by power_state")?;
 
     case.hetzner();
     let uuid = "uuid=11111111-2222-3333-4444-555555555555";
-    let _machine = case.boot(&format!("manufacturer=Hetzner,{uuid}"), "rented")?;
+    let machine = case.boot(&format!("manufacturer=Hetzner,{uuid}"), "rented")?;
     ensure!(site.guest.ok("cat /var/lib/ros/instance/instance-id")? == "4711");
     ensure!(case.counts()? == ["3", "3", "3", "3", "1"], "{:?}", case.counts()?);
-    asked_no_more(&case)
+    case.said_at_home("4711", "rented")?;
+    asked_no_more(&case, &machine)
 }
 
 fn the_network_is_as_the_seed_says(site: &Site) -> Result<()> {
@@ -182,11 +249,12 @@ fn the_network_is_as_the_seed_says(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// A cloud that answered this machine is not asked again: the next boot waits for nobody.
-fn asked_no_more(case: &Case) -> Result<()> {
+/// A cloud that answered this machine is not asked again: the next boot, which `power_state` makes, waits for nobody, and
+/// does nothing again that is for once: it stays.
+fn asked_no_more(case: &Case, machine: &Machine) -> Result<()> {
     case.metadata.asked();
     let before = case.site.guest.ok("cat /proc/sys/kernel/random/boot_id")?;
-    case.site.guest.ok("ros reboot")?;
+    case.ends(machine, "rented", "reboot")?;
     case.site.guest.wait_boot(&before, crate::site::BOOT)?;
     case.site.settled()?;
     let asked = case.metadata.asked();

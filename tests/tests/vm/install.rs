@@ -1,6 +1,7 @@
-//! `ros install`: out of RAM onto an empty disk, which a BIOS and UEFI boot then. What is refused leaves no byte on the
-//! disk; an installation that was killed leaves an empty one, and the same command does it again. The order of writes is
-//! read from a recording of the disk.
+//! `ros install`: out of RAM onto an empty disk, which a BIOS and UEFI boot then; another release than the one that runs, by
+//! name, from an OCI archive or layout; the configuration from a file or a URL. What is refused leaves no byte on the disk;
+//! an installation that was killed leaves an empty one, and the next does it again. The order of writes is read from a
+//! recording of the disk.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use ros_tests::artifacts;
 use ros_tests::guest::Ran;
 use ros_tests::machine::{Direct, Firmware, Machine, Spec};
+use ros_tests::metadata::Metadata;
 use ros_tests::powercut::log::{Kind, Log};
 
 use crate::site::Site;
@@ -24,15 +26,18 @@ fn a_disk_made_in_ram_boots_by_bios_and_uefi_and_is_upgraded() -> Result<()> {
     let small = raw(&site, "small.raw", 600 << 20)?;
     let (mut machine, _) = site.boot(from_ram(&site, vec![disk.clone(), small])?)?;
     site.settled()?;
-    what_is_wrong_is_refused(&site)?;
+    let web = Metadata::start()?;
+    what_is_wrong_is_refused(&site, &web)?;
+    another_release_is_planned(&site)?;
     ensure!(fs::metadata(&disk)?.blocks() == 0, "something was written to the disk");
     killed_it_leaves_an_empty_disk(&site, &disk)?;
-    site.put("good.yml", &good(&site))?;
-    let said = site
-        .guest
-        .run("ros install -d /dev/vda -c /tmp/good.yml -a case.installed=1 -f --no-reboot")?;
+    web.page("GET /good.yml", "", &good(&site));
+    let url = format!("http://10.0.2.2:{}/good.yml", web.port);
+    let said = site.guest.run(&format!(
+        "ros install -d /dev/vda -i {ARCHIVE} -c {url} -a case.installed=1 -f --no-reboot"
+    ))?;
     ensure!(said.status == 0, "{said:?}");
-    for word in ["v1.0 onto /dev/vda", "/tmp/good.yml", "the disk is whole", "a BIOS boots it"] {
+    for word in ["v1.1 onto /dev/vda", &url, ARCHIVE, "the disk is whole", "a BIOS boots it"] {
         ensure!(said.stderr.contains(word), "no {word:?} in {}", said.stderr);
     }
     ensure!(!said.stderr.contains("nobody can log in"), "{}", said.stderr);
@@ -47,16 +52,17 @@ fn a_disk_made_in_ram_boots_by_bios_and_uefi_and_is_upgraded() -> Result<()> {
     site.settled()?;
     let status = site.status()?;
     ensure!(status["running"]["state"] == "good", "{status}");
+    ensure!(site.version()? == "v1.1", "it is the archive's");
     site.guest.ok("ros os verify && system-docker check")?;
-    site.guest.ok("ros os upgrade --yes -i os:v1.1")?;
-    ensure!(site.version()? == "v1.1");
+    site.guest.ok("ros os upgrade --yes -i os:v1.0")?;
+    ensure!(site.version()? == "v1.0");
     ensure!(site.guest.ok("cat /proc/sys/kernel/random/boot_id")? == first, "it was booted");
     power_off(&site, &mut machine)?;
 
     let spec = Spec { firmware: Firmware::Uefi, ..from_disk(&site, &disk) };
     let (_machine, _) = site.boot(spec)?;
     ensure!(site.guest.ok("test -d /sys/firmware/efi && echo uefi")? == "uefi");
-    ensure!(site.version()? == "v1.1" && site.guest.ok("hostname")? == "installed");
+    ensure!(site.version()? == "v1.0" && site.guest.ok("hostname")? == "installed");
     ensure!(site.guest.ok("cat /proc/cmdline")?.contains("case.installed=1"), "they stay");
     Ok(())
 }
@@ -118,8 +124,56 @@ fn refuses(site: &Site, command: &str, words: &[&str]) -> Result<Ran> {
     Ok(ran)
 }
 
-fn what_is_wrong_is_refused(site: &Site) -> Result<()> {
-    site.put("bad.yml", "#cloud-config\nhostname: [a]\nros:\n  ssh: {port: 99999}\n")?;
+/// Where the archive of a release lies on the machine.
+const ARCHIVE: &str = "/tmp/os-v1.1.oci.tar";
+
+/// Each form of a name for another release: it is found, and what it would be is said.
+fn another_release_is_planned(site: &Site) -> Result<()> {
+    let bench = site.bench()?;
+    bench.take("v1.1")?;
+    site.guest.send(&bench.archive("v1.1")?, ARCHIVE)?;
+    site.guest.ok(&format!("mkdir /tmp/layout && tar -xf {ARCHIVE} -C /tmp/layout"))?;
+    let named = format!("10.0.2.2:{}/os:v1.2", site.registry_port);
+    for (image, words) in [
+        ("v1.2", ["v1.2 onto /dev/vda", &named, "fetch"]),
+        ("os:v1.2", ["v1.2 onto /dev/vda", &named, "fetch"]),
+        (&*named, ["v1.2 onto /dev/vda", &named, "fetch"]),
+        (ARCHIVE, ["v1.1 onto /dev/vda", ARCHIVE, "fetch"]),
+        ("/tmp/layout", ["v1.1 onto /dev/vda", "/tmp/layout", "fetch"]),
+    ] {
+        let dry = site.guest.run(&format!("ros install -d /dev/vda -i {image} --dry-run"))?;
+        let said = words.iter().all(|word| dry.stderr.contains(word));
+        ensure!(dry.status == 0 && said, "{image}: {words:?}: {dry:?}");
+    }
+    site.guest.ok("rm -r /tmp/layout; head -c 100000 /tmp/os-v1.1.oci.tar > /tmp/torn.oci.tar")?;
+    for image in ["os:v9.9", "/tmp/nothing.oci.tar", "/tmp/torn.oci.tar"] {
+        refuses(site, &format!("ros install -d /dev/vda -f -i {image}"), &[image])?;
+    }
+    Ok(())
+}
+
+/// From a URL: refused with the words that `validate` has for the same text, under the URL's name.
+fn what_is_fetched_is_checked(site: &Site, web: &Metadata, bad: &str) -> Result<()> {
+    let url = format!("http://10.0.2.2:{}/bad.yml", web.port);
+    let command = format!("ros install -d /dev/vda -f -c {url}");
+    refuses(site, &command, &[&url, "404"])?;
+    web.page("GET /bad.yml", "", bad);
+    let said = refuses(site, &command, &["2 errors"])?;
+    let validate = site.guest.run("ros config validate /tmp/bad.yml")?;
+    ensure!(validate.stdout.lines().count() >= 6, "{validate:?}");
+    for line in validate.stdout.lines() {
+        let line = line.replace("/tmp/bad.yml", &url);
+        ensure!(said.stderr.contains(&line), "{line} is not in {}", said.stderr);
+    }
+    web.page("GET /bad.yml", "", "\u{0}\u{1}no text\n");
+    refuses(site, &command, &[&url, "nothing was changed"])?;
+    Ok(())
+}
+
+fn what_is_wrong_is_refused(site: &Site, web: &Metadata) -> Result<()> {
+    let bad = "#cloud-config\nhostname: [a]\nros:\n  ssh: {port: 99999}\n";
+    site.put("bad.yml", bad)?;
+    what_is_fetched_is_checked(site, web, bad)?;
     let said = refuses(
         site,
         "ros install -d /dev/vda -c /tmp/bad.yml -f",

@@ -13,3 +13,4 @@ mod replace;
 mod runtime;
 mod sick;
 mod site;
+mod tls;
