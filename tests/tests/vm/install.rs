@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ros_tests::artifacts;
 use ros_tests::guest::Ran;
-use ros_tests::machine::{Direct, Firmware, Machine, Spec};
+use ros_tests::machine::{Firmware, Machine, Spec};
 use ros_tests::metadata::Metadata;
 use ros_tests::powercut::log::{Kind, Log};
 
