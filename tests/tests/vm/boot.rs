@@ -331,9 +331,10 @@ fn what_follows_the_dashes_is_secret(site: &Site) -> Result<()> {
 #[test]
 fn a_broken_configuration_is_reported_and_does_not_stop_the_boot() -> Result<()> {
     let site = Site::new("broken-config")?;
-    let (machine, _) =
-        site.boot(site.spec("v1.0", "hostname: [not, a, name]\nwrite_filse: []")?)?;
-    site.settled()?;
+    let user_data = "hostname: [not, a, name]\nwrite_filse: []\nmounts: [['10.0.2.2:/nothing', /mnt/nfs, nfs4, nolock]]";
+    let (machine, _) = site.boot(site.spec("v1.0", user_data)?)?;
+    let report = site.settled()?;
+    what_cannot_be_mounted_is_said(&report)?;
     let wrong = ":2:11: error: hostname: expected a host name";
     let unknown =
         ":3:14: warning: write_filse: no such key; it is left out (did you mean \"write_files\"?)";
@@ -351,6 +352,17 @@ fn a_broken_configuration_is_reported_and_does_not_stop_the_boot() -> Result<()>
     }
     let interface = site.guest.ok("ip -o -4 route show default | cut -d' ' -f5")?;
     crate::config::cut_off_it_comes_back(&site, &interface)
+}
+
+/// With the reason, and it holds nothing up.
+fn what_cannot_be_mounted_is_said(report: &serde_json::Value) -> Result<()> {
+    let warnings = report["warnings"].as_array().context("no warnings")?;
+    let mut lines = warnings.iter().filter_map(serde_json::Value::as_str);
+    let said = lines.find(|line| line.starts_with("mounts: 10.0.2.2:/nothing on /mnt/nfs: "));
+    let said = said.with_context(|| format!("the mount is not complained about: {report}"))?;
+    ensure!(said.ends_with("kernel has no file system nfs4"), "{said}");
+    ensure!(report["healthy"] == true, "{report}");
+    Ok(())
 }
 
 #[test]
