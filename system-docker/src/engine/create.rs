@@ -32,6 +32,9 @@ impl Engine {
         let has_users = users::asked(&host_config, self.remap)?;
         warnings.extend(self.limits.possible(limits::resources(&host_config)?).1);
         let config = merged(&body, &image_config["config"]);
+        if config.entrypoint.is_none() && config.cmd.is_none() {
+            return Err(ApiError::bad("no command specified"));
+        }
         let volumes: Vec<String> = config.volumes.clone().unwrap_or_default();
         let mut points = mounts::resolve(&host_config, &volumes)?;
         self.volumes_from(&host_config, &mut points)?;
@@ -158,6 +161,7 @@ fn check(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
         return Err(ApiError::bad(format!("invalid capability: {name:?}")));
     }
     request::rules(host)?;
+    warnings.extend(request::log_options(host)?);
     let on_host = host.network_mode.as_deref() == Some("host");
     if on_host && host.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty()) {
         warnings.push("Published ports are discarded when using host network mode".into());

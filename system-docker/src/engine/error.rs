@@ -74,7 +74,7 @@ impl From<ros_image::Error> for ApiError {
             _ => 500,
         };
         let mut message = match &error {
-            E::NotFound { reference } => format!("No such image: {reference}"),
+            E::NotFound { reference } => format!("No such image: {}", in_full(reference)),
             other => other.to_string(),
         };
         let mut source = std::error::Error::source(&error);
@@ -87,6 +87,16 @@ impl From<ros_image::Error> for ApiError {
             message = format!("{message} ({hint})");
         }
         Self::new(status, message)
+    }
+}
+
+/// A name as Docker completes it: `:latest` when it has no tag, unless it is an image's ID.
+fn in_full(name: &str) -> String {
+    let last = name.rsplit('/').next().unwrap_or_default();
+    let id = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match last.contains([':', '@']) || id {
+        true => name.to_owned(),
+        false => format!("{name}:latest"),
     }
 }
 

@@ -137,8 +137,9 @@ impl Engine {
             return Err(ApiError::conflict(format!("exec {} has already run", exec.id)));
         }
         let started = self.run_exec(exec, &container, attached).await;
-        if let Err(error) = &started {
-            exec.state().exit_code = Some(error.exit_code());
+        if started.is_err() {
+            // Docker tells no reasons apart here.
+            exec.state().exit_code = Some(126);
         }
         started.map_err(|error| {
             // A process that has ended has no namespaces any more.

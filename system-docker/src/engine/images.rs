@@ -73,10 +73,14 @@ impl Engine {
                 && filters.any("before", |name| image.created < created(name))
                 && filters.any("since", |name| image.created > created(name))
         };
-        Ok(images.iter().filter(shown).map(|image| self.summary(image)).collect())
+        Ok(images.iter().filter(shown).map(|image| self.summary(image, filters)).collect())
     }
 
-    fn summary(&self, image: &ImageRecord) -> Value {
+    /// Of its names only those that are asked for.
+    fn summary(&self, image: &ImageRecord, filters: &Filters) -> Value {
+        let asked = |name: &&Reference| {
+            filters.any("reference", |pattern| matches(&name.to_string(), pattern))
+        };
         let users = self
             .containers()
             .values()
@@ -84,7 +88,7 @@ impl Engine {
             .count();
         json!({
             "Id": image.id.to_string(), "ParentId": "", "Created": image.created, "Size": image.size, "SharedSize": -1,
-            "RepoTags": image.tags().map(ToString::to_string).collect::<Vec<_>>(),
+            "RepoTags": image.tags().filter(asked).map(ToString::to_string).collect::<Vec<_>>(),
             "RepoDigests": image.digests().map(ToString::to_string).collect::<Vec<_>>(),
             "Labels": image.labels, "Containers": users,
         })

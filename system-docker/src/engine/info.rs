@@ -83,9 +83,11 @@ impl Engine {
     pub fn disk_usage(&self) -> Result<Value> {
         let none = super::list::Filters::default();
         let images = self.images(&none)?;
+        let mut containers = self.list(true, 0, &none)?;
+        self.put_sizes(&mut containers);
         let size: u64 = images.iter().filter_map(|image| image["Size"].as_u64()).sum();
         Ok(json!({
-            "LayersSize": size, "Images": images, "Containers": self.list(true, 0, &none)?, "Volumes": self.volumes_with_usage()?,
+            "LayersSize": size, "Images": images, "Containers": containers, "Volumes": self.volumes_with_usage()?,
             "BuildCache": [],
         }))
     }

@@ -123,6 +123,18 @@ impl Engine {
     pub fn list(&self, all: bool, limit: usize, filters: &Filters) -> Result<Vec<Value>> {
         let mut found: Vec<Arc<Container>> = self.containers().values().cloned().collect();
         found.sort_by_key(|container| std::cmp::Reverse(container.record().created));
+        const WORDS: [&str; 7] =
+            ["created", "restarting", "running", "removing", "paused", "exited", "dead"];
+        let unknown = filters
+            .0
+            .get("status")
+            .and_then(|all| all.iter().find(|one| !WORDS.contains(&one.as_str())));
+        if let Some(word) = unknown {
+            let known = WORDS.join(", ");
+            return Err(ApiError::bad(format!(
+                "invalid filter 'status={word}': known are {known}"
+            )));
+        }
         let all = all || limit > 0 || filters.has("status") || filters.has("exited");
         let ancestors = self.ancestors(filters);
         let created =
@@ -137,6 +149,20 @@ impl Engine {
         };
         let most = if limit == 0 { usize::MAX } else { limit };
         Ok(found.iter().filter(shown).take(most).map(|container| summary(container)).collect())
+    }
+
+    /// Puts into each of `shown`, containers of [`Engine::list`] or one of [`Engine::inspect`], what it takes on disk: its
+    /// writable layer, and with its image. Their files are looked at, so it is done only for who asks.
+    pub fn put_sizes(&self, shown: &mut [Value]) {
+        for one in shown {
+            let Ok(container) = self.container(one["Id"].as_str().unwrap_or_default()) else {
+                continue;
+            };
+            let own = super::remove::size_of(&container.dir().join("upper"));
+            let image = self.store.image(&container.record().image).map_or(0, |image| image.size);
+            one["SizeRw"] = own.into();
+            one["SizeRootFs"] = (own + image).into();
+        }
     }
 
     fn ancestors(&self, filters: &Filters) -> Vec<ros_api::Digest> {

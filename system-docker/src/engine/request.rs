@@ -230,17 +230,45 @@ pub fn hostname(record: &Record) -> String {
     own.unwrap_or_else(|| record.id[..12].to_owned())
 }
 
-fn log(container: &Container, host: &HostConfig) -> Result<Option<Log>> {
+/// Options of Docker's json-file driver that change nothing here.
+const NO_EFFECT: [&str; 8] =
+    ["compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode", "max-buffer-size"];
+
+/// Refuses a log driver or an option that there is not; warns of an option that changes nothing.
+pub fn log_options(host: &HostConfig) -> Result<Vec<String>> {
     let config = host.log_config.clone().unwrap_or_default();
-    let options = config.config.unwrap_or_default();
-    match config.typ.as_deref().unwrap_or_default() {
-        "" | "json-file" | "local" => {}
-        "none" => return Ok(None),
+    let driver = match config.typ.as_deref().unwrap_or_default() {
+        "" => "json-file",
+        known @ ("json-file" | "local" | "none") => known,
         other => {
             return Err(ApiError::bad(format!(
                 "logger: no log driver named '{other}' is registered"
             )));
         }
+    };
+    let mut names: Vec<String> = config.config.unwrap_or_default().into_keys().collect();
+    names.sort();
+    let mut warnings = Vec::new();
+    for name in names {
+        match name.as_str() {
+            "max-size" | "max-file" => {}
+            other if NO_EFFECT.contains(&other) => {
+                warnings.push(format!("The log option {name} changes nothing here."));
+            }
+            _ => {
+                let message = format!("unknown log opt '{name}' for {driver} log driver");
+                return Err(ApiError::bad(message));
+            }
+        }
+    }
+    Ok(warnings)
+}
+
+fn log(container: &Container, host: &HostConfig) -> Result<Option<Log>> {
+    let config = host.log_config.clone().unwrap_or_default();
+    let options = config.config.unwrap_or_default();
+    if config.typ.as_deref() == Some("none") {
+        return Ok(None);
     }
     let max_size = options.get("max-size").map_or(Some(LOG_SIZE), |text| size(text));
     let max_files = options.get("max-file").map_or(Some(LOG_FILES), |text| text.parse().ok());

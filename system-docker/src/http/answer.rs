@@ -1,7 +1,7 @@
 //! Answers in Docker's shapes: JSON, `{"message": …}` for refusals, streams of JSON lines or frames.
 
 use axum::body::{Body, Bytes};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Serialize;
@@ -43,6 +43,18 @@ pub fn json(value: impl Serialize) -> Answer {
 /// 204.
 pub fn nothing() -> Answer {
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Refuses a body that says of itself that it is no JSON.
+pub fn is_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let kind = kind.map(|text| text.split(';').next().unwrap_or_default().trim());
+    match kind {
+        None | Some("application/json") => Ok(()),
+        Some(other) => Err(ApiError::bad(format!(
+            "unsupported Content-Type header ({other}): must be 'application/json'"
+        ))),
+    }
 }
 
 /// The body as the type that is expected; an empty one is its default.

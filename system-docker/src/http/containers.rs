@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, RawQuery, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use bollard_stubs::models::{ContainerConfig, ContainerCreateBody};
 use futures_util::stream;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::answer::{Answer, body, flag, json, line, nothing, streamed};
+use super::answer::{Answer, body, flag, is_json, json, line, nothing, streamed};
 use super::hijack::{self, Session};
 use crate::engine::attach::{Wants, detach_keys, encode};
 use crate::engine::commit::Asked;
@@ -44,11 +44,25 @@ pub fn number<T: std::str::FromStr>(
 pub async fn list(State(engine): App, Query(query): Ask) -> Answer {
     let filters = Filters::parse(text(&query, "filters"), &FILTERS)?;
     let limit: i64 = number(&query, "limit")?.unwrap_or(0);
-    json(engine.list(flag(query.get("all")), usize::try_from(limit).unwrap_or(0), &filters)?)
+    let mut list =
+        engine.list(flag(query.get("all")), usize::try_from(limit).unwrap_or(0), &filters)?;
+    if flag(query.get("size")) {
+        list = engine.blocking(move |engine| Ok(with_sizes(engine, list))).await?;
+    }
+    json(list)
 }
 
-pub async fn create(State(engine): App, Query(query): Ask, bytes: Bytes) -> Answer {
+pub async fn create(
+    State(engine): App,
+    Query(query): Ask,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Answer {
+    is_json(&headers)?;
     let mut body: ContainerCreateBody = body(&bytes)?;
+    if body == ContainerCreateBody::default() {
+        return Err(ApiError::bad("config cannot be empty in order to create a container").into());
+    }
     let old: OldBody = super::answer::body(&bytes)?;
     if let Some(mac) = old.mac_address.filter(|mac| !mac.is_empty()) {
         put_mac(&mut body, mac);
@@ -100,8 +114,17 @@ pub fn asked(query: &HashMap<String, String>, raw: Option<&str>, comment: &str) 
     }
 }
 
-pub async fn inspect(State(engine): App, Path(id): Path<String>) -> Answer {
-    json(engine.inspect(&*engine.container(&id)?))
+pub async fn inspect(State(engine): App, Path(id): Path<String>, Query(query): Ask) -> Answer {
+    let shown = engine.inspect(&*engine.container(&id)?);
+    if !flag(query.get("size")) {
+        return json(shown);
+    }
+    json(engine.blocking(move |engine| Ok(with_sizes(engine, vec![shown]).pop())).await?)
+}
+
+fn with_sizes(engine: &Engine, mut shown: Vec<Value>) -> Vec<Value> {
+    engine.put_sizes(&mut shown);
+    shown
 }
 
 pub async fn start(State(engine): App, Path(id): Path<String>) -> Answer {

@@ -60,6 +60,8 @@ const NOTES: &[(&str, &str, &str)] = &[
     ),
     ("GET /distribution/{name}/json", "full", "with our own additions: labels and missing layers"),
     ("GET /plugins", "full", "an empty list: there are none"),
+    ("GET /plugins/{name}/json", "full", "404: there are none"),
+    ("POST /build/prune", "full", "nothing: there are no builds"),
     ("GET /events", "partial", "the last 256 are remembered for `since`"),
     ("POST /volumes/create", "partial", "the local driver"),
     (
@@ -153,8 +155,27 @@ fn page() -> String {
     for (endpoint, support, why) in ELSEWHERE {
         let _ = writeln!(page, "| `{endpoint}` | {support} | {why} |");
     }
+    page.push_str(BESIDE_DOCKERD);
     page
 }
+
+/// What `make compare` finds: more than another choice of words.
+const BESIDE_DOCKERD: &str = "
+## Beside Docker 26.1
+
+`make compare` says the same to this daemon and to Debian 13's dockerd with docker's own command line (`scripts/compare.cases`), and
+shows where the answers differ. Besides other words in messages, this is another here:
+
+- An unknown filter of `docker events` is an error that names the known ones; dockerd ignores it.
+- A limit whose controller the machine does not have is a warning, and the container is made; dockerd refuses CPU limits then.
+- `docker top` has the columns of `ps -ef` and of `ps aux`; other formats are refused: no `ps` runs on the host.
+- A network `bridge` is listed though nothing of it is there before the first container in it.
+- `docker cp` and `docker export` show what is in the container's layers: not `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf` as Docker
+  writes them, nor `/.dockerenv`.
+- Events of networks come for bridges alone, and none tell of `prune` and `attach`.
+- A user that the image does not have is found out when the container is started, by the container's own files.
+- `docker build`, `docker search`, `docker swarm init` are refused.
+";
 
 #[test]
 fn the_page_is_what_the_router_says() {

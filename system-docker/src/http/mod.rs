@@ -16,13 +16,17 @@ mod system;
 mod volumes;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{StatusCode, Uri};
+use axum::http::{StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, head, post};
+use futures_util::{StreamExt, stream};
+use tokio::sync::Mutex;
 use tower::Layer;
 
 use crate::engine::Engine;
@@ -41,7 +45,8 @@ pub fn service(
 + Send
 + 'static {
     let versions = axum::middleware::from_fn(unversioned);
-    versions.layer(routes().with_state(engine))
+    let routes = routes().layer(axum::middleware::from_fn(heard_out)).with_state(engine);
+    versions.layer(routes)
 }
 
 fn routes() -> Router<Arc<Engine>> {
@@ -76,6 +81,8 @@ fn system_routes() -> Router<Arc<Engine>> {
         .route("/system/df", get(system::disk_usage))
         .route("/auth", post(system::auth))
         .route("/plugins", get(system::plugins))
+        .route("/plugins/{name}/json", get(system::plugin))
+        .route("/build/prune", post(system::prune_build))
 }
 
 fn container_routes() -> Router<Arc<Engine>> {
@@ -147,6 +154,39 @@ async fn unversioned(mut request: Request, next: Next) -> Response {
     put("docker-experimental", "false");
     put("ostype", "linux");
     put("server", &format!("system-docker/{VERSION} (linux)"));
+    response
+}
+
+/// What of a refused upload is read on, in bytes, and for how long.
+const HEARD: usize = 8 << 20;
+const HEARING: Duration = Duration::from_secs(2);
+
+/// Has a client that is refused while it still sends see the answer, not a connection that breaks: what it sends is read
+/// on, up to a bound. Such uploads come in chunks, of a length that nobody knows.
+async fn heard_out(request: Request, next: Next) -> Response {
+    if !request.headers().contains_key(header::TRANSFER_ENCODING) {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let rest = Arc::new(Mutex::new(body.into_data_stream()));
+    let chunks = stream::unfold(Arc::clone(&rest), |rest| async move {
+        let chunk = rest.lock().await.next().await?;
+        Some((chunk, rest))
+    });
+    let response = next.run(Request::from_parts(parts, Body::from_stream(chunks))).await;
+    if response.status().is_client_error() || response.status().is_server_error() {
+        let mut rest = rest.lock().await;
+        let hear = async {
+            let mut heard = 0;
+            while let Some(Ok(chunk)) = rest.next().await {
+                heard += chunk.len();
+                if heard > HEARD {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(HEARING, hear).await;
+    }
     response
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::header;
 use axum::response::IntoResponse;
 use tokio::sync::broadcast::error::RecvError;
@@ -33,7 +33,7 @@ pub async fn info(State(engine): App) -> Answer {
 }
 
 pub async fn disk_usage(State(engine): App) -> Answer {
-    json(engine.disk_usage()?)
+    json(engine.blocking(Engine::disk_usage).await?)
 }
 
 pub async fn auth() -> Answer {
@@ -44,6 +44,16 @@ pub async fn auth() -> Answer {
 /// There are none: clients ask.
 pub async fn plugins() -> Answer {
     json([(); 0])
+}
+
+/// None has this name. `docker inspect` asks here last.
+pub async fn plugin(Path(name): Path<String>) -> Answer {
+    Err(ApiError::missing(format!("plugin {name:?} not found")).into())
+}
+
+/// Nothing is built here, so nothing of a build is left: `docker system prune` asks.
+pub async fn prune_build() -> Answer {
+    json(serde_json::json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }))
 }
 
 const EVENT_FILTERS: [&str; 7] =

@@ -70,6 +70,7 @@ pub(super) fn owned(options: &[String], users: Option<&Users>) -> Vec<String> {
 /// A tmpfs with options as mount(8) has them.
 pub(super) fn tmpfs(options: &[String], read_only: bool) -> io::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", "tmpfs")?;
     let mut attributes = MountAttrFlags::empty();
     attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
     for option in options.iter().filter(|option| !option.is_empty()) {

@@ -62,6 +62,10 @@ pub(super) fn identity(
         who.gid = group_id(wanted, group)?;
         who.groups.clear();
     }
+    // So that a group that was taken off the user's list is not one that it can do without (CVE-2022-36109).
+    if !who.groups.contains(&who.gid) {
+        who.groups.insert(0, who.gid);
+    }
     for wanted in add {
         let gid = group_id(wanted, group)?;
         if !who.groups.contains(&gid) {
@@ -135,13 +139,13 @@ mod tests {
         let table: [Row; 9] = [
             ("", &[], 0, 0, &[0, 10], Some("/root")),
             ("root", &[], 0, 0, &[0, 10], Some("/root")),
-            ("ann", &[], 1000, 100, &[29, 10], Some("/home/ann")),
-            ("1000", &[], 1000, 100, &[29, 10], Some("/home/ann")),
-            ("ann:users", &[], 1000, 100, &[], Some("/home/ann")),
-            ("ann:7", &[], 1000, 7, &[], Some("/home/ann")),
-            ("ann", &["audio", "50"], 1000, 100, &[29, 10, 50], Some("/home/ann")),
-            ("4000", &[], 4000, 0, &[], None),
-            ("4000:users", &[], 4000, 100, &[], None),
+            ("ann", &[], 1000, 100, &[100, 29, 10], Some("/home/ann")),
+            ("1000", &[], 1000, 100, &[100, 29, 10], Some("/home/ann")),
+            ("ann:users", &[], 1000, 100, &[100], Some("/home/ann")),
+            ("ann:7", &[], 1000, 7, &[7], Some("/home/ann")),
+            ("ann", &["audio", "50"], 1000, 100, &[100, 29, 10, 50], Some("/home/ann")),
+            ("4000", &[], 4000, 0, &[0], None),
+            ("4000:users", &[], 4000, 100, &[100], None),
         ];
         for (user, add, uid, gid, groups, home) in table {
             let add: Vec<String> = add.iter().map(|group| (*group).to_owned()).collect();
@@ -164,6 +168,6 @@ mod tests {
 
     #[test]
     fn no_files_at_all() {
-        assert_eq!(identity("", &[], "", "").unwrap(), Identity::default());
+        assert_eq!(identity("", &[], "", "").unwrap().groups, [0]);
     }
 }

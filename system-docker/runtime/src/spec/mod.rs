@@ -71,6 +71,9 @@ pub fn spec(input: &SpecInput) -> Spec {
 fn mounts(input: &SpecInput) -> Vec<Mount> {
     let sys = if input.privileged { "rw" } else { "ro" };
     let shm_size = format!("size={}", input.shm_size);
+    let options = ["nosuid", "noexec", "nodev", "mode=1777", &shm_size];
+    let mut shm = mount("/dev/shm", "tmpfs", &options);
+    shm.set_source(Some("shm".into()));
     vec![
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -79,7 +82,7 @@ fn mounts(input: &SpecInput) -> Vec<Mount> {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", &shm_size]),
+        shm,
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", sys]),
         mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys]),
