@@ -18,6 +18,8 @@ SECONDS_EACH  ?= 60
 FUZZ          ?=
 REPORT        ?=
 SHORT         ?=
+ALL           ?=
+CASES         ?=
 
 TRIPLE   := x86_64-unknown-linux-gnu
 TARGET   := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
@@ -31,17 +33,18 @@ EMULATED := norandmaps
 REGISTRY := 127.0.0.1:$(REGISTRY_PORT)
 export PATH := $(HOME)/.cargo/bin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api scale bench fuzz torture pairs docs figures clean
+.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api scale bench compare fuzz torture pairs docs figures clean
 
 help:
 	@echo 'make run       build everything, boot ros in QEMU on this terminal (DETACH=1: in the background)'
 	@echo 'make ssh       a shell inside, or CMD="ros os list"'
 	@echo 'make stop      power it off          make clean-vm   forget its disk'
-	@echo 'make test      formatting, lints, unit tests, VM tests (QUICK=1: three of these, while you edit)'
+	@echo 'make test      formatting, lints, unit tests, VM tests; when only Rust changed since all passed, few of these (ALL=1: all)'
 	@echo 'make test-api  the integration tests of bollard and docker-py against the daemon, on this machine'
 	@echo 'make scale     a thousand containers, and that nothing is left of them; minutes'
 	@echo 'make fuzz      every fuzz target for SECONDS_EACH=60 (FUZZ="yaml cmdline": only these)'
 	@echo 'make bench     beside Docker and podman, on this machine (SHORT=1: in some minutes)'
+	@echo 'make compare   docker'\''s command line here and with dockerd: where the answers differ (CASES=logs: only these)'
 	@echo 'make torture   the power is cut CUTS=500 times (REPORT=docs/reliability.md: the tables go there)'
 	@echo 'make pairs     every way between five releases, up and down, in a machine; minutes'
 	@echo 'make docs      docs/docker-api.md from the router'
@@ -92,7 +95,7 @@ figures: images
 	@scripts/figures $(BIN)
 
 test: setup
-	@scripts/test $(PROFILE) $(if $(QUICK),boots_healthy goes_up_back_and_down services_go_up)
+	@ALL=$(ALL) scripts/test $(PROFILE) $(CASES)
 
 # Pages that are written from the code: a test fails when one is stale.
 docs:
@@ -114,6 +117,11 @@ fuzz: setup
 bench: setup
 	@cargo build --quiet --profile $(PROFILE) -p system-docker
 	@PROFILE=$(PROFILE) SHORT=$(SHORT) scripts/bench
+
+# The same words of docker's command line to both daemons: where the answers differ.
+compare: setup
+	@cargo build --quiet --profile $(PROFILE) -p system-docker
+	@PROFILE=$(PROFILE) scripts/compare $(CASES)
 
 # Power cuts during first boot, upgrade, rollback and prune: see docs/reliability.md. Last line: cuts, old, new, lost.
 torture: images-for-test
