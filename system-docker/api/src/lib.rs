@@ -8,10 +8,12 @@ pub mod durable;
 pub mod generation;
 pub mod init;
 pub mod labels;
+pub mod object;
 pub mod paths;
 pub mod reference;
 pub mod release;
 pub mod service;
+pub mod skeleton;
 
 pub use generation::{Generation, Generations, Status};
 pub use reference::{Digest, Reference};

@@ -12,10 +12,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ros_api::Digest;
+use ros_api::object::{Meta, key};
 use sha2::{Digest as _, Sha256};
 
 use crate::Store;
-use crate::layer::archive::Meta;
 use crate::layer::tree::{copy_file, set_file_meta};
 
 /// Files up to this size are hashed in memory, and not written when the pool has them.
@@ -25,24 +25,6 @@ const IN_MEMORY: u64 = 1 << 20;
 pub(crate) fn path(store: &Store, key: &Digest) -> PathBuf {
     let hex = key.hex();
     store.path("objects").join(&hex[..2]).join(&hex[2..])
-}
-
-/// Name of the object with this content and metadata.
-fn key(content: &Digest, meta: &Meta) -> Digest {
-    let mut hash = Sha256::new();
-    hash.update(b"ros-object-1\0");
-    hash.update(content.bytes());
-    for number in [meta.mode, meta.uid, meta.gid, meta.mtime.1] {
-        hash.update(number.to_le_bytes());
-    }
-    hash.update(meta.mtime.0.to_le_bytes());
-    for (name, value) in &meta.xattrs {
-        for part in [name, value] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-    }
-    Digest::from_bytes(hash.finalize().into())
 }
 
 /// The objects that one layer brings or uses, until it is complete.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
+use ros_api::object::Meta;
 use tar::{EntryType, Header};
 
 use super::blank;
@@ -43,17 +44,6 @@ pub(crate) struct Entry {
     pub device: (u32, u32),
     /// Content that follows, in bytes; only files have any.
     pub size: u64,
-}
-
-/// What a file has besides its content.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Meta {
-    pub mode: u32,
-    pub uid: u32,
-    pub gid: u32,
-    /// Seconds and nanoseconds.
-    pub mtime: (i64, u32),
-    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// The reader. Content of an entry is read by [`Archive::content`] before the next one.
