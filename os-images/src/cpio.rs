@@ -14,13 +14,7 @@ pub fn archive(tree: &Tree, time: u64) -> Vec<u8> {
         inode += 1;
         member(&mut out, path, entry, inode, time);
     }
-    member(
-        &mut out,
-        "TRAILER!!!",
-        &Entry { kind: Kind::File([].into()), mode: 0, uid: 0, gid: 0 },
-        0,
-        0,
-    );
+    member(&mut out, "TRAILER!!!", &Entry::file(*b"", 0), 0, 0);
     pad(&mut out, 512);
     out
 }

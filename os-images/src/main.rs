@@ -10,6 +10,7 @@ mod debian;
 mod definition;
 mod disk;
 mod elf;
+mod frames;
 mod glob;
 mod grub;
 mod image;

@@ -8,7 +8,7 @@
 //!                             /blobs/sha256/…   links into the pool
 //! ```
 //!
-//! Invariant: same tree, same bytes. Layers are zstd (`…layer.v1.tar+zstd`), sorted, with one time for all.
+//! Invariant: same tree, same bytes. Layers are zstd (`…layer.v1.tar+zstd`), as `frames` makes them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,12 +16,13 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use ros_api::{Digest, durable};
+use ros_api::{Digest, durable, skeleton};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::tree::{Entry, Kind, Tree};
-use crate::{EPOCH, EPOCH_TEXT};
+use crate::EPOCH_TEXT;
+use crate::frames::{self, Archive};
+use crate::tree::Tree;
 
 /// Media type of a manifest.
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -170,21 +171,25 @@ impl Blobs {
     /// # Errors
     /// When it cannot be written.
     pub fn layer(&self, tree: &Tree, level: i32) -> Result<Layer> {
-        let archive = archive(tree)?;
-        let diff_id = Digest::of(&archive);
-        let remembered = self.packed.join(format!("{}.zst{level}", diff_id.hex()));
+        let archive = Archive::of(tree)?;
+        let diff_id = Digest::of(&archive.bytes);
+        let name = format!("{}.{}-{level}", diff_id.hex(), frames::FORMAT);
+        let remembered = self.packed.join(name);
         let packed = match fs::read(&remembered) {
             Ok(packed) => packed,
             Err(_) => {
-                let packed =
-                    zstd::encode_all(archive.as_slice(), level).context("compress a layer")?;
+                let packed = archive.pack(level).context("compress a layer")?;
                 fs::create_dir_all(&self.packed)
                     .with_context(|| format!("create {}", self.packed.display()))?;
                 durable::write(&remembered, &packed, 0o644)?;
                 packed
             }
         };
-        Ok(Layer { blob: self.put(LAYER, &packed)?, diff_id })
+        let mut blob = self.put(LAYER, &packed)?;
+        if let Some(place) = frames::place(&packed).context("read a layer")? {
+            blob.annotations.insert(skeleton::ANNOTATION.into(), place.to_string());
+        }
+        Ok(Layer { blob, diff_id })
     }
 
     /// Makes an image of layers.
@@ -298,43 +303,5 @@ pub fn link(from: &Path, to: &Path) -> Result<()> {
         Err(_) => fs::copy(from, to)
             .map(drop)
             .with_context(|| format!("copy {} to {}", from.display(), to.display())),
-    }
-}
-
-/// The tar archive of `tree`: GNU headers (long names without pax records), sorted.
-fn archive(tree: &Tree) -> Result<Vec<u8>> {
-    let mut tar = tar::Builder::new(Vec::new());
-    for (path, entry) in tree.iter() {
-        append(&mut tar, path, entry).with_context(|| format!("pack {path}"))?;
-    }
-    tar.into_inner().context("pack a layer")
-}
-
-fn append(tar: &mut tar::Builder<Vec<u8>>, path: &str, entry: &Entry) -> std::io::Result<()> {
-    let mut header = tar::Header::new_gnu();
-    header.set_mode(entry.mode);
-    header.set_uid(entry.uid.into());
-    header.set_gid(entry.gid.into());
-    header.set_mtime(EPOCH);
-    header.set_size(0);
-    let empty: &[u8] = &[];
-    match &entry.kind {
-        Kind::Dir => {
-            header.set_entry_type(tar::EntryType::Directory);
-            tar.append_data(&mut header, format!("{path}/"), empty)
-        }
-        Kind::File(content) => {
-            header.set_entry_type(tar::EntryType::Regular);
-            header.set_size(content.len() as u64);
-            tar.append_data(&mut header, path, &content[..])
-        }
-        Kind::Link(target) => {
-            header.set_entry_type(tar::EntryType::Symlink);
-            tar.append_link(&mut header, path, target)
-        }
-        Kind::Fifo => {
-            header.set_entry_type(tar::EntryType::Fifo);
-            tar.append_data(&mut header, path, empty)
-        }
     }
 }

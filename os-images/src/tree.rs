@@ -37,31 +37,37 @@ pub struct Entry {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// The source package that it is from; empty when it is from none.
+    pub source: Rc<str>,
 }
 
 impl Entry {
+    fn new(kind: Kind, mode: u32) -> Self {
+        Self { kind, mode, uid: 0, gid: 0, source: Rc::default() }
+    }
+
     /// A folder of root's.
     #[must_use]
     pub fn dir() -> Self {
-        Self { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0 }
+        Self::new(Kind::Dir, 0o755)
     }
 
     /// A file of root's.
     #[must_use]
     pub fn file(content: impl Into<Rc<[u8]>>, mode: u32) -> Self {
-        Self { kind: Kind::File(content.into()), mode, uid: 0, gid: 0 }
+        Self::new(Kind::File(content.into()), mode)
     }
 
     /// A symbolic link.
     #[must_use]
     pub fn link(target: impl Into<String>) -> Self {
-        Self { kind: Kind::Link(target.into()), mode: 0o777, uid: 0, gid: 0 }
+        Self::new(Kind::Link(target.into()), 0o777)
     }
 
     /// A named pipe of root's.
     #[must_use]
     pub fn fifo() -> Self {
-        Self { kind: Kind::Fifo, mode: 0o600, uid: 0, gid: 0 }
+        Self::new(Kind::Fifo, 0o600)
     }
 }
 

@@ -55,6 +55,7 @@ impl Package {
     /// When the data archive cannot be read.
     pub fn entries(&self) -> Result<BTreeMap<String, Entry>> {
         let data = output(command("dpkg-deb").arg("--fsys-tarfile").arg(&self.file))?;
+        let source: Rc<str> = Rc::from(self.source.as_str());
         let mut entries = BTreeMap::new();
         let mut archive = tar::Archive::new(data.as_slice());
         for member in archive.entries().context("read the package")? {
@@ -68,7 +69,8 @@ impl Package {
                 id.ok().and_then(|id| u32::try_from(id).ok()).unwrap_or(0)
             };
             let mode = header.mode().unwrap_or(0o644) & 0o7777;
-            let entry = Entry { kind, mode, uid: owner(header.uid()), gid: owner(header.gid()) };
+            let (uid, gid) = (owner(header.uid()), owner(header.gid()));
+            let entry = Entry { kind, mode, uid, gid, source: source.clone() };
             entries.insert(path, entry);
         }
         Ok(entries)
