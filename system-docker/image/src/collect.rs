@@ -1,15 +1,19 @@
 //! Garbage: what no image refers to any more. Roots are the image records, and what the caller still has
-//! mounted. An object is garbage when the pool holds its only link.
+//! mounted. An object is garbage when the pool holds its only link, and half a blob when it is a month old.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use ros_api::Digest;
 
 use crate::store::remove_all;
 use crate::{Error, Result, Store};
+
+/// What came of a blob is garbage when nobody went on with it for so long.
+const GIVEN_UP: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What a collection freed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +83,14 @@ impl Store {
                 remove_all(path)
             })
         })?;
+        sweep(&self.path("ingest"), |name, path, meta| {
+            let age = meta.modified().ok().and_then(|time| time.elapsed().ok());
+            if !name.ends_with(".partial") || age.is_none_or(|age| age < GIVEN_UP) {
+                return Ok(());
+            }
+            reclaimed.bytes += meta.len();
+            remove_all(path)
+        })?;
         Ok(reclaimed)
     }
 }
@@ -95,4 +107,29 @@ fn sweep(
         each(&entry.file_name().to_string_lossy(), &path, &meta)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn half_a_blob_goes_when_nobody_goes_on_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let half = |name: &str, age: Duration| {
+            let file = File::create(store.path("ingest").join(name)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        };
+        half("a.partial", GIVEN_UP + Duration::from_secs(60));
+        half("b.pieces.partial", GIVEN_UP + Duration::from_secs(60));
+        half("c.partial", GIVEN_UP - Duration::from_secs(60));
+        store.collect_garbage(&BTreeSet::new()).unwrap();
+        let names: Vec<_> = fs::read_dir(store.path("ingest")).unwrap().flatten().collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+        assert_eq!(names[0].file_name(), "c.partial");
+    }
 }

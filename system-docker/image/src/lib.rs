@@ -49,7 +49,7 @@ pub use layer::blank::Filled;
 pub use layer::{LayerFacts, decompressed};
 pub use load::{LoadEvent, Loaded};
 pub use manifest::{Descriptor, Manifest, Platform};
-pub use pull::{PullEvent, PullPlan, Pulled};
+pub use pull::{Missing, PullEvent, PullPlan, Pulled};
 pub use push::{PushEvent, Pushed};
 pub use registry::{Registries, RegistryOptions, RemoteImage, list_tags, manifest_of};
 pub use signatures::{Attached, signatures_of};

@@ -19,7 +19,7 @@ use crate::Store;
 use crate::layer::tree::{copy_file, set_file_meta};
 
 /// Files up to this size are hashed in memory, and not written when the pool has them.
-const IN_MEMORY: u64 = 1 << 20;
+pub(crate) const IN_MEMORY: u64 = 1 << 20;
 
 /// Where an object is.
 pub(crate) fn path(store: &Store, key: &Digest) -> PathBuf {

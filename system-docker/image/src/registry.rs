@@ -2,7 +2,9 @@
 //! Protocol: <https://github.com/opencontainers/distribution-spec/blob/main/spec.md>, by `oci-client`.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt;
 use oci_client::client::{BlobResponse, LayerDescriptor, SizedStream};
@@ -130,6 +132,8 @@ pub(crate) struct Endpoint {
     asked: String,
     client: Client,
     auth: RegistryAuth,
+    /// It answered a range with the whole blob.
+    ignores_ranges: AtomicBool,
 }
 
 /// A blob on its way.
@@ -185,7 +189,8 @@ impl Endpoint {
             (None, Some(token)) => RegistryAuth::Bearer(token),
             (None, None) => RegistryAuth::Anonymous,
         };
-        Ok(Self { host, repository, asked: reference.to_string(), client, auth })
+        let ignores_ranges = AtomicBool::new(false);
+        Ok(Self { host, repository, asked: reference.to_string(), client, auth, ignores_ranges })
     }
 
     async fn image(&self, reference: &Reference) -> Result<RemoteImage> {
@@ -259,6 +264,32 @@ impl Endpoint {
             BlobResponse::Full(stream) => Ok(Incoming { resumed: false, stream }),
             BlobResponse::Partial(stream) => Ok(Incoming { resumed: true, stream }),
         }
+    }
+
+    /// Whether it has answered a range with the whole blob.
+    pub fn ignores_ranges(&self) -> bool {
+        self.ignores_ranges.load(Ordering::Relaxed)
+    }
+
+    /// Begins to fetch a part of a blob. What comes is *not* checked here; there may be more or less of it.
+    pub async fn range(&self, digest: &Digest, range: &Range<u64>) -> Result<SizedStream> {
+        let (name, digest) = (self.digest_name(digest), digest.to_string());
+        let layer = LayerDescriptor { digest: &digest, urls: &None };
+        let (offset, length) = (range.start, Some(range.end - range.start));
+        let response = self.client.pull_blob_stream_partial(&name, &layer, offset, length).await;
+        match response.map_err(|error| self.failed(error))? {
+            BlobResponse::Partial(stream) => Ok(stream),
+            BlobResponse::Full(_) => {
+                self.ignores_ranges.store(true, Ordering::Relaxed);
+                Err(self.odd("it answers a range with the whole blob"))
+            }
+        }
+    }
+
+    /// The registry did what the protocol does not have.
+    pub fn odd(&self, why: &str) -> Error {
+        let source = OciDistributionError::SpecViolationError(why.to_owned());
+        Error::Network { registry: self.host.clone(), source }
     }
 
     async fn list_tags(&self) -> Result<Vec<String>> {

@@ -28,6 +28,7 @@ use ros_api::{Digest, durable};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use crate::pull::Way;
 use crate::{Error, Result};
 
 /// Version of the format above; a store with a newer one is refused.
@@ -90,6 +91,8 @@ pub struct Store {
     limits: Limits,
     /// Layers found right by this process, see [`crate::entries`]. A lock, because clones work on several threads.
     seals: Arc<Mutex<HashMap<Digest, u128>>>,
+    /// How planning decided that layers come here, by their blobs, see `pull::way`. A lock for the same reason.
+    ways: Arc<Mutex<HashMap<Digest, Way>>>,
 }
 
 /// Holds a lock of the store until dropped.
@@ -102,7 +105,12 @@ impl Store {
     /// # Errors
     /// [`Error::NewerStore`] when a newer ros wrote it.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
-        let store = Self { root: root.into(), limits: Limits::default(), seals: Arc::default() };
+        let store = Self {
+            root: root.into(),
+            limits: Limits::default(),
+            seals: Arc::default(),
+            ways: Arc::default(),
+        };
         for folder in ["blobs/sha256", "objects", "layers", "images", "ingest"] {
             let path = store.root.join(folder);
             fs::create_dir_all(&path).map_err(Error::on("create", &path))?;
@@ -132,6 +140,10 @@ impl Store {
 
     pub(crate) fn seals(&self) -> MutexGuard<'_, HashMap<Digest, u128>> {
         self.seals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn ways(&self) -> MutexGuard<'_, HashMap<Digest, Way>> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn path(&self, relative: &str) -> PathBuf {

@@ -322,10 +322,10 @@ impl Engine {
     pub async fn distribution(&self, name: &str, auth: Option<(String, String)>) -> Result<Value> {
         let reference = reference(name)?;
         let plan = self.store.plan_pull(&reference, &registries(&reference, auth)?).await?;
-        let missing = plan
-            .missing
-            .iter()
-            .map(|layer| json!({ "Digest": layer.digest.to_string(), "Size": layer.size }));
+        let missing = plan.missing.iter().map(|layer| {
+            let digest = layer.digest.to_string();
+            json!({ "Digest": digest, "Size": layer.fetch, "Blob": layer.size, "Room": layer.room })
+        });
         Ok(json!({
             "Descriptor": {
                 "mediaType": plan.image.media_type, "digest": plan.image.digest.to_string(), "size": plan.image.size,

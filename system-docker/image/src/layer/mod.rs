@@ -9,6 +9,7 @@
 pub(crate) mod archive;
 pub(crate) mod blank;
 pub(crate) mod changes;
+pub(crate) mod rebuild;
 mod tarsplit;
 pub(crate) mod tree;
 

@@ -1,34 +1,31 @@
 //! Pulling: only what is missing, three layers at a time, resumed where it broke off, checked while it is
 //! written, and known under its name only when all of it is here.
 //!
-//! A blob comes into `ingest/<hex>.partial`, locked by whoever writes it: a second pull of the same layer
-//! waits and then finds the layer.
+//! A blob comes into `ingest/<hex>.partial`, locked by whoever writes it: a second pull of the same layer waits and then
+//! finds the layer. Where it can be, only parts of it come, into `ingest/<hex>.pieces.partial`: see `way`.
+
+mod layer;
+mod partial;
+mod pieces;
+mod stream;
+mod way;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream as futures};
 use ros_api::{Digest, Reference};
-use rustix::fs::FlockOperation;
-use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 
 use crate::manifest::{Config, Descriptor};
 use crate::registry::{Endpoint, Registries, RemoteImage, locate};
 use crate::{Error, ImageId, Result, Store};
+use layer::Layer;
+use stream::blocking;
+pub(crate) use way::Way;
+use way::{By, Decided};
 
 /// Layers fetched at the same time.
 const PARALLEL: usize = 3;
-/// Times a blob is tried again without a byte more having come.
-const RETRIES: u32 = 4;
-/// Progress is told about that often, in bytes.
-const STEP: u64 = 512 << 10;
 
 /// What a pull does, in Docker's terms. Layers are named by the digest of their compressed blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,10 +92,24 @@ pub struct PullPlan {
     pub id: ImageId,
     /// Labels of its config.
     pub labels: BTreeMap<String, String>,
-    /// Layers that are not here, each with the bytes that are still to come.
-    pub missing: Vec<Descriptor>,
-    /// Bytes of config and layers that would be fetched. The (small) config is fetched by planning itself.
+    /// Layers that are not here.
+    pub missing: Vec<Missing>,
+    /// Bytes of config and layers that would be fetched. The (small) config is fetched by planning itself, and so are
+    /// layers' skeletons, which are kept: they count with the pull.
     pub fetch: u64,
+}
+
+/// A layer that is not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Digest of its blob.
+    pub digest: Digest,
+    /// The blob's length in bytes.
+    pub size: u64,
+    /// Bytes that are fetched for it.
+    pub fetch: u64,
+    /// Bytes that the store takes for it at most, while it comes in.
+    pub room: u64,
 }
 
 type Progress = Arc<dyn Fn(PullEvent) + Send + Sync>;
@@ -116,24 +127,35 @@ impl Store {
         let (endpoint, image) = locate(reference, registries).await?;
         let (config, _, fetched) = self.config_of(&endpoint, reference, &image).await?;
         let pairs = config.layers(&reference.to_string(), &image.manifest)?;
-        let mut missing: Vec<Descriptor> = Vec::new();
-        for (layer, diff_id) in pairs {
-            if !self.has_layer(diff_id) && missing.iter().all(|known| known.digest != layer.digest)
+        let progress: Progress = Arc::new(|_| ());
+        let mut wanted: Vec<Layer<'_>> = Vec::new();
+        for (blob, diff_id) in pairs {
+            if !self.has_layer(diff_id)
+                && wanted.iter().all(|known| known.blob.digest != blob.digest)
             {
-                let size = layer.size - self.partial(layer);
-                missing.push(Descriptor { size, ..layer.clone() });
+                wanted.push(self.layer(&endpoint, (blob, diff_id), &progress));
             }
         }
-        let fetch = missing.iter().map(|layer| layer.size).sum::<u64>() + fetched;
+        let decided = decide(&wanted, By::Plan).await?;
+        let one = |(layer, decided): (&Layer<'_>, Decided)| Missing {
+            digest: layer.blob.digest,
+            size: layer.blob.size,
+            fetch: decided.left,
+            room: decided.room,
+        };
+        let missing: Vec<Missing> = wanted.iter().zip(decided).map(one).collect();
+        let fetch = missing.iter().map(|layer| layer.fetch).sum::<u64>() + fetched;
         let labels = config.labels();
         Ok(PullPlan { id: image.manifest.config.digest, image, labels, missing, fetch })
     }
 
-    /// Bytes of a blob that an earlier pull has fetched.
-    fn partial(&self, blob: &Descriptor) -> u64 {
-        let length = fs::metadata(partial_path(self, &blob.digest)).map_or(0, |there| there.len());
-        // A longer one is begun anew.
-        if length > blob.size { 0 } else { length }
+    fn layer<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        (blob, diff_id): (&'a Descriptor, &'a Digest),
+        progress: &'a Progress,
+    ) -> Layer<'a> {
+        Layer { store: self, endpoint, blob, diff_id, progress }
     }
 
     /// Fetches an image and names it `reference`, and `name@digest`. Dropping the future ends it; what was
@@ -157,21 +179,16 @@ impl Store {
         let name = reference.to_string();
         let pairs = config.layers(&name, &image.manifest)?;
         progress(PullEvent::Resolved { digest: image.digest, layers: pairs.len() });
-        let layers: Vec<Layer<'_>> = pairs
-            .into_iter()
-            .map(|(blob, diff_id)| Layer {
-                store: self,
-                endpoint: &endpoint,
-                blob,
-                diff_id,
-                progress: &progress,
-            })
-            .collect();
+        let layers: Vec<Layer<'_>> =
+            pairs.into_iter().map(|pair| self.layer(&endpoint, pair, &progress)).collect();
+        let decided = decide(&layers, By::Pull).await?;
+        let looked: u64 = decided.iter().map(|one| one.fetched).sum();
         // Collected first: a stream over a closure is not provably Send.
-        let all: Vec<_> = layers.iter().map(Layer::bring).collect();
-        let all = stream::iter(all).buffer_unordered(PARALLEL);
+        let all: Vec<_> =
+            layers.iter().zip(&decided).map(|(layer, one)| layer.bring(&one.way)).collect();
+        let all = futures::iter(all).buffer_unordered(PARALLEL);
         let fetched =
-            all.try_fold(config_size, |sum, bytes| async move { Ok(sum + bytes) }).await?;
+            all.try_fold(config_size + looked, |sum, bytes| async move { Ok(sum + bytes) }).await?;
 
         let (store, reference, digest) = (self.clone(), reference.clone(), image.digest);
         let id = image.manifest.config.digest;
@@ -202,8 +219,9 @@ impl Store {
         let found = pairs.into_iter().find(|(_, diff_id)| *diff_id == wanted);
         let (blob, diff_id) = found.ok_or_else(|| Error::NotFound { reference: name.clone() })?;
         let progress: Progress = Arc::new(|_| ());
-        let layer = Layer { store: self, endpoint: &endpoint, blob, diff_id, progress: &progress };
-        layer.bring().await.map(|_| ())
+        // What is here of it may be what is damaged.
+        let layer = self.layer(&endpoint, (blob, diff_id), &progress);
+        layer.bring(&Way::Whole).await.map(|_| ())
     }
 
     /// The config, from here or from the registry, and how much of it was fetched.
@@ -226,229 +244,19 @@ impl Store {
     }
 }
 
-/// One layer of a pull.
-struct Layer<'a> {
-    store: &'a Store,
-    endpoint: &'a Endpoint,
-    blob: &'a Descriptor,
-    diff_id: &'a Digest,
-    progress: &'a Progress,
+/// How each layer comes here, in their order; decided for all before one comes in, since it brings files that others want too.
+async fn decide(layers: &[Layer<'_>], by: By) -> Result<Vec<Decided>> {
+    let all: Vec<_> = layers.iter().map(|layer| layer.decide(by)).collect();
+    futures::iter(all).buffered(PARALLEL).try_collect().await
 }
 
-impl Layer<'_> {
-    /// Makes the layer be here; how many bytes were fetched for it.
-    async fn bring(&self) -> Result<u64> {
-        let layer = self.blob.digest;
-        if self.store.has_layer(self.diff_id) {
-            (self.progress)(PullEvent::Exists { layer });
-            return Ok(0);
-        }
-        let (store, diff_id, size) = (self.store.clone(), *self.diff_id, self.blob.size);
-        let opened = blocking(move || Partial::open(&store, &layer, size, &diff_id)).await?;
-        let Some(partial) = opened else {
-            (self.progress)(PullEvent::Exists { layer });
-            return Ok(0);
-        };
-        let (partial, fetched) = self.download(partial).await?;
-        (self.progress)(PullEvent::Downloaded { layer });
-        self.extract(partial).await?;
-        (self.progress)(PullEvent::Complete { layer });
-        Ok(fetched)
+/// An error with what it comes from.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
     }
-
-    async fn download(&self, mut partial: Partial) -> Result<(Partial, u64)> {
-        let (mut tries, mut fetched) = (0, 0);
-        while partial.length < self.blob.size {
-            let before = partial.length;
-            let failed;
-            (partial, failed) = self.continue_download(partial).await?;
-            fetched += partial.length.saturating_sub(before);
-            let Some(error) = failed else { break };
-            tries = if partial.length > before { 1 } else { tries + 1 };
-            if tries > RETRIES || !matches!(error, Error::Network { .. }) {
-                return Err(error);
-            }
-            tracing::info!(error = %error, layer = %self.blob.digest, "fetching again");
-            tokio::time::sleep(Duration::from_millis(250 << tries)).await;
-        }
-        let expected = self.blob.digest;
-        blocking(move || partial.check(&expected)).await.map(|partial| (partial, fetched))
-    }
-
-    /// Fetches on from where the partial blob ends; the error that ended it early, if any.
-    async fn continue_download(&self, partial: Partial) -> Result<(Partial, Option<Error>)> {
-        let incoming = match self.endpoint.blob(&self.blob.digest, partial.length).await {
-            Ok(incoming) => incoming,
-            Err(error) => return Ok((partial, Some(error))),
-        };
-        let (sender, mut receiver) = mpsc::channel(16);
-        let restart = !incoming.resumed;
-        let offset = if restart { 0 } else { partial.length };
-        let writer = spawn_blocking(move || {
-            let mut partial = partial;
-            if restart {
-                partial.clear()?;
-            }
-            let mut done = Ok(());
-            while let Some(chunk) = receiver.blocking_recv() {
-                let chunk: Vec<u8> = chunk;
-                done = partial.append(&chunk);
-                if done.is_err() {
-                    break;
-                }
-            }
-            done.map(|()| partial)
-        });
-        let mut stream = incoming.stream;
-        let (layer, total) = (self.blob.digest, self.blob.size);
-        let (mut done, mut told, mut failed) = (offset, offset, None);
-        while let Some(chunk) = stream.next().await {
-            match chunk {
-                Ok(chunk) => {
-                    done += chunk.len() as u64;
-                    if done >= told + STEP {
-                        told = done;
-                        (self.progress)(PullEvent::Downloading { layer, done, total });
-                    }
-                    if sender.send(chunk.to_vec()).await.is_err() {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    failed = Some(self.endpoint.failed(error.into()));
-                    break;
-                }
-            }
-        }
-        drop(sender);
-        let partial = joined(writer.await)?;
-        Ok((partial, failed))
-    }
-
-    async fn extract(&self, partial: Partial) -> Result<()> {
-        let (store, progress) = (self.store.clone(), Arc::clone(self.progress));
-        let (layer, total, diff_id) = (self.blob.digest, self.blob.size, *self.diff_id);
-        blocking(move || {
-            let mut partial = partial;
-            partial.rewind()?;
-            let mut told = 0;
-            let mut tell = |done: u64| {
-                if done >= told + STEP {
-                    told = done;
-                    progress(PullEvent::Extracting { layer, done, total });
-                }
-            };
-            let imported = store.import_layer(&mut partial.file, total, Some(&diff_id), &mut tell);
-            // Also when it was refused: it will not become better.
-            if !matches!(imported, Err(Error::NoSpace { .. } | Error::Io { .. })) {
-                partial.remove()?;
-            }
-            imported.map(|_| ())
-        })
-        .await
-    }
-}
-
-/// A blob that is being fetched; nobody else writes to it.
-struct Partial {
-    file: File,
-    path: PathBuf,
-    hash: Sha256,
-    length: u64,
-    /// What it must not grow beyond.
-    size: u64,
-}
-
-impl Partial {
-    /// Waits until nobody fetches it; none when the layer is here then.
-    fn open(store: &Store, blob: &Digest, size: u64, diff_id: &Digest) -> Result<Option<Self>> {
-        let path = partial_path(store, blob);
-        loop {
-            let mut options = OpenOptions::new();
-            let options = options.read(true).write(true).create(true).truncate(false);
-            let file = options.open(&path).map_err(Error::on("open", &path))?;
-            rustix::fs::flock(&file, FlockOperation::LockExclusive)
-                .map_err(Error::on("lock", &path))?;
-            if store.has_layer(diff_id) {
-                let _ = fs::remove_file(&path);
-                return Ok(None);
-            }
-            let mine = file.metadata().map_err(Error::on("stat", &path))?.ino();
-            // Whoever had it before may have removed it.
-            if fs::metadata(&path).is_ok_and(|there| there.ino() == mine) {
-                let mut partial = Self { file, path, hash: Sha256::new(), length: 0, size };
-                partial.take_up()?;
-                return Ok(Some(partial));
-            }
-        }
-    }
-
-    /// Hashes what is there already.
-    fn take_up(&mut self) -> Result<()> {
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            let got = self.file.read(&mut buffer).map_err(Error::on("read", &self.path))?;
-            if got == 0 {
-                break;
-            }
-            self.hash.update(&buffer[..got]);
-            self.length += got as u64;
-        }
-        if self.length > self.size { self.clear() } else { Ok(()) }
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.length += bytes.len() as u64;
-        if self.length > self.size {
-            let why = format!("a layer is longer than its {} bytes", self.size);
-            self.clear()?;
-            return Err(Error::BadManifest { reference: self.path.display().to_string(), why });
-        }
-        self.hash.update(bytes);
-        self.file.write_all(bytes).map_err(Error::on("write", &self.path))
-    }
-
-    fn clear(&mut self) -> Result<()> {
-        self.rewind()?;
-        self.file.set_len(0).map_err(Error::on("truncate", &self.path))?;
-        (self.hash, self.length) = (Sha256::new(), 0);
-        Ok(())
-    }
-
-    fn rewind(&mut self) -> Result<()> {
-        self.file.seek(SeekFrom::Start(0)).map_err(Error::on("seek", &self.path))?;
-        Ok(())
-    }
-
-    /// Whether it is the blob; what is not goes.
-    fn check(self, expected: &Digest) -> Result<Self> {
-        let found = Digest::from_bytes(self.hash.clone().finalize().into());
-        if found == *expected {
-            return Ok(self);
-        }
-        self.remove()?;
-        Err(Error::DigestMismatch { what: "layer".into(), expected: *expected, found })
-    }
-
-    fn remove(&self) -> Result<()> {
-        fs::remove_file(&self.path).map_err(Error::on("remove", &self.path))
-    }
-}
-
-fn partial_path(store: &Store, blob: &Digest) -> PathBuf {
-    store.path("ingest").join(format!("{}.partial", blob.hex()))
-}
-
-/// Runs disk work on a thread that may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    joined(spawn_blocking(work).await)
-}
-
-fn joined<T>(done: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    done.unwrap_or_else(|error| {
-        let source = io::Error::other(error);
-        Err(Error::Io { verb: "finish work on", path: PathBuf::from("the store"), source })
-    })
+    text
 }

@@ -4,6 +4,7 @@ mod authority;
 mod certificates;
 mod credentials;
 mod http;
+mod parts;
 mod proxies;
 mod resume;
 mod server;

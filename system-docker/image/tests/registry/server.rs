@@ -121,6 +121,17 @@ pub fn pass(mut from: TcpStream, mut to: TcpStream, most: u64, bytes: &AtomicU64
 
 /// An OCI layout whose one image, named `s`, has the one layer `content`; `annotations` of it are JSON.
 pub fn write_layout(dir: &Path, media_type: &str, content: &[u8], annotations: &str) {
+    write_image(dir, media_type, content, &Digest::of(content), annotations);
+}
+
+/// The same with a layer that is packed: `diff_id` is of what is in it.
+pub fn write_image(
+    dir: &Path,
+    media_type: &str,
+    content: &[u8],
+    diff_id: &Digest,
+    annotations: &str,
+) {
     let blobs = dir.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     let put = |content: &[u8]| {
@@ -128,7 +139,7 @@ pub fn write_layout(dir: &Path, media_type: &str, content: &[u8], annotations: &
         fs::write(blobs.join(digest.hex()), content).unwrap();
         format!(r#""digest":"{digest}","size":{}"#, content.len())
     };
-    let (diff_id, layer) = (Digest::of(content), put(content));
+    let layer = put(content);
     let config = put(format!(
         r#"{{"architecture":"amd64","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
     )
