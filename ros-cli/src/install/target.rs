@@ -13,7 +13,7 @@ use crate::os::upgrade::{How, missing_services};
 use crate::os::{preflight, trust};
 use crate::services::engine::Engine;
 
-/// What unpacked content has of what is fetched.
+/// What unpacked content has of its layers.
 const UNPACKED: u64 = 3;
 
 /// A release, before its services were looked for. No remote: it is here.
@@ -115,7 +115,7 @@ impl Target {
     /// When the daemon does not answer.
     pub async fn content(&self, engine: &Engine) -> Result<u64> {
         let names = self.release.services.values().map(|service| service.digest.to_string());
-        let mut bytes = self.plan.fetch * UNPACKED;
+        let mut bytes = self.plan.layers * UNPACKED;
         for name in names.chain([self.digest.to_string()]) {
             let there = engine.image(&[name]).await.ok();
             let size = there.and_then(|(_, image)| u64::try_from(image.size?).ok());

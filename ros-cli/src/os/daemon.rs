@@ -33,14 +33,43 @@ pub struct Remote {
     pub fetch: u64,
 }
 
-/// A compressed layer.
+/// A layer that is not here.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Layer {
     /// Digest of the blob.
     pub digest: Digest,
-    /// Its bytes.
+    /// Bytes that are fetched for it.
     pub size: u64,
+    /// Bytes of the blob; none from a daemon that knows whole layers only.
+    #[serde(default)]
+    blob: Option<u64>,
+    /// Bytes that the store takes for it at most, while it comes in.
+    #[serde(default)]
+    room: Option<u64>,
+}
+
+/// Unpacked content is about three times its blob, and the blob is there beside it while it is unpacked.
+const UNPACKED: u64 = 4;
+
+impl Layer {
+    /// One that is fetched as a whole.
+    #[must_use]
+    pub fn whole(digest: Digest, size: u64) -> Self {
+        Self { digest, size, blob: None, room: None }
+    }
+
+    /// Bytes of the blob.
+    #[must_use]
+    pub fn blob(&self) -> u64 {
+        self.blob.unwrap_or(self.size)
+    }
+
+    /// Bytes that the store takes for it at most, while it comes in.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.room.unwrap_or_else(|| self.size.saturating_mul(UNPACKED))
+    }
 }
 
 #[derive(Deserialize)]

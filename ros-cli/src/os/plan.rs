@@ -6,7 +6,7 @@ use std::fmt::Write;
 use ros_api::{Digest, Reference, Release, paths};
 use serde::Serialize;
 
-use super::daemon::{Layer, Remote};
+use super::daemon::Remote;
 use super::live::daemon;
 use super::live::steps::Step;
 use super::signature::Signed;
@@ -96,14 +96,14 @@ pub struct Plan {
     pub kernel: Option<(String, String)>,
     /// Bytes to fetch.
     pub fetch: u64,
+    /// Bytes of the layers that are not here: more than is fetched, where most of their files are.
+    pub layers: u64,
     /// Bytes that STATE needs while it is done.
     pub state_bytes: u64,
     /// Bytes of kernel and initrd that the BOOT partition needs; 0 when they are there.
     pub boot_bytes: u64,
 }
 
-/// Unpacked content is about three times what is fetched, and the blob is there beside it while it is unpacked.
-const UNPACKED: u64 = 4;
 /// What must be left on STATE.
 const RESERVE: u64 = 16 << 20;
 
@@ -119,7 +119,7 @@ impl Plan {
         images: &[&Remote],
     ) -> Self {
         let services = services(old, new);
-        let fetch = bytes(images);
+        let Bytes { fetch, layers, room } = bytes(images);
         let boot_set = old.boot_set.digest != new.boot_set.digest;
         let init_only = old.boot_set.differs_in_init_only(&new.boot_set);
         let class = match () {
@@ -149,7 +149,8 @@ impl Plan {
             init_only,
             kernel: (old.kernel != new.kernel).then(|| (old.kernel.clone(), new.kernel.clone())),
             fetch,
-            state_bytes: fetch * UNPACKED + RESERVE,
+            layers,
+            state_bytes: room + RESERVE,
             boot_bytes: if boot_set {
                 new.boot_set.kernel_size + new.boot_set.initrd_size
             } else {
@@ -245,17 +246,30 @@ fn services(old: &Release, new: &Release) -> Vec<(String, Change)> {
     names.into_iter().filter_map(|name| Some((name.clone(), change(name)?))).collect()
 }
 
+/// What is missing.
+#[derive(Default)]
+struct Bytes {
+    fetch: u64,
+    layers: u64,
+    room: u64,
+}
+
 /// Missing layers once each, and the configs.
-fn bytes(images: &[&Remote]) -> u64 {
+fn bytes(images: &[&Remote]) -> Bytes {
     let mut seen = BTreeSet::new();
-    let mut total = 0;
+    let mut bytes = Bytes::default();
     for image in images {
         let layers: u64 = image.missing.iter().map(|layer| layer.size).sum();
-        total += image.fetch.saturating_sub(layers);
-        let fresh = |layer: &&Layer| seen.insert(layer.digest);
-        total += image.missing.iter().filter(fresh).map(|layer| layer.size).sum::<u64>();
+        let config = image.fetch.saturating_sub(layers);
+        bytes.fetch += config;
+        bytes.room += config;
+        for layer in image.missing.iter().filter(|layer| seen.insert(layer.digest)) {
+            bytes.fetch += layer.size;
+            bytes.layers += layer.blob();
+            bytes.room = bytes.room.saturating_add(layer.room());
+        }
     }
-    total
+    bytes
 }
 
 /// `12.3 MB`.
@@ -336,6 +350,20 @@ mod tests {
         assert!(same.contains("class     service, without a reboot"), "{same}");
         assert!(same.contains("service   ntp changed, overlap"), "{same}");
         assert!(same.contains("boot set  unchanged") && !same.contains("/boot"), "{same}");
+    }
+
+    #[test]
+    fn a_layer_that_two_miss_counts_once_and_room_is_what_the_daemon_says() {
+        let digest = |text: &[u8]| Digest::of(text).to_string();
+        let layer = |text: &str| serde_json::from_str(text).unwrap();
+        let parts = format!(r#"{{"Digest":"{}","Size":10,"Blob":1000,"Room":70}}"#, digest(b"a"));
+        let old = format!(r#"{{"Digest":"{}","Size":100}}"#, digest(b"b"));
+        let one = Remote::new(Digest::of(b"1"), [].into(), vec![layer(&parts), layer(&old)]);
+        let other = Remote::new(Digest::of(b"2"), [].into(), vec![layer(&parts)]);
+        let release = release("v1", "b", &[]);
+        let name = "h:1/os:v2".parse().unwrap();
+        let plan = Plan::of(&release, &release, &name, Digest::of(b"d"), &[&one, &other]);
+        assert_eq!((plan.fetch, plan.layers, plan.state_bytes), (110, 1100, 70 + 400 + RESERVE));
     }
 
     #[test]

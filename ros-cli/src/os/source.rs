@@ -69,7 +69,7 @@ impl Source {
         };
         let image = archive.image(&digest).with_context(|| format!("look up {name}"))?;
         let missing = image.layers.iter().filter(|(_, diff_id)| !present.contains(diff_id));
-        let missing = missing.map(|(layer, _)| Layer { digest: layer.digest, size: layer.size });
+        let missing = missing.map(|(layer, _)| Layer::whole(layer.digest, layer.size));
         Ok(Remote::new(digest, image.labels.clone(), missing.collect()))
     }
 
