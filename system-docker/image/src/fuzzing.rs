@@ -1,9 +1,14 @@
 //! Doors for the fuzz targets in `system-docker/fuzz`; built with `cfg(fuzzing)` only.
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use ros_api::Reference;
+use ros_api::skeleton::{Place, SKIPPABLE_HEADER};
+use ros_api::{Digest, Reference};
 
+use crate::layer::rebuild::{Parts, Rebuilt, place, survey};
 use crate::manifest::{Config, Document};
 use crate::store::remove_all;
 use crate::{Limits, Store};
@@ -63,6 +68,54 @@ impl Layers {
             let folder = self.store.root().join(folder);
             remove_all(&folder).expect("it can be removed");
             std::fs::create_dir(&folder).expect("it can be made");
+        }
+    }
+}
+
+/// A store without a layer, and a blob of which all is here.
+pub struct Skeletons {
+    store: Store,
+    blob: File,
+}
+
+impl Skeletons {
+    /// In the empty folder `dir`.
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        let store = Store::open(dir.join("store")).expect("a store can be made");
+        let path = dir.join("blob");
+        std::fs::write(&path, b"").expect("a file can be made");
+        let blob = File::options().read(true).write(true).open(&path).expect("it can be opened");
+        Self { store, blob }
+    }
+
+    /// Records and the frames that they tell of: refused, or parts that are in the blob.
+    pub fn read(&self, data: &[u8]) {
+        let (records, frames) = data.split_at(data.len() / 2);
+        if let Ok(text) = std::str::from_utf8(data) {
+            let _ = place(text, 1 << 20);
+        }
+        self.blob
+            .set_len(0)
+            .and_then(|()| self.blob.write_all_at(frames, 0))
+            .expect("a file can be written");
+        let mut parts = Parts::default();
+        parts.insert(0, frames.len() as u64, 0);
+        let end = frames.len() as u64;
+        let packed = zstd::bulk::compress(records, 1).expect("it can be packed");
+        for packed in [records, &packed] {
+            let (offset, length) = (end + SKIPPABLE_HEADER, packed.len() as u64);
+            let place = Place { offset, length, digest: Digest::of(packed) };
+            let mut last = 0;
+            for range in
+                survey(&self.store, packed, &place).map_or_else(|_| Vec::new(), |s| s.needed)
+            {
+                assert!(range.start >= last && range.start <= range.end && range.end <= end);
+                last = range.end;
+            }
+            if let Ok(stream) = Rebuilt::new(&self.store, packed, &self.blob, &parts) {
+                let _ = io::copy(&mut stream.take(1 << 20), &mut io::sink());
+            }
         }
     }
 }

@@ -56,13 +56,14 @@ struct Frame {
 pub(crate) fn survey(store: &Store, packed: &[u8], place: &Place) -> io::Result<Survey> {
     let mut records = records(packed)?;
     let mut survey = Survey::default();
+    let blob = place.offset.saturating_sub(SKIPPABLE_HEADER);
     let (mut at, mut frames) = (0_u64, 0);
     let mut frame: Option<Frame> = None;
     while let Some(record) = records.next()? {
         let length = match record {
             Record::Frame(length) => {
                 survey.close(frame.take());
-                let end = at.checked_add(length).filter(|end| *end <= place.offset);
+                let end = at.checked_add(length).filter(|end| *end <= blob);
                 let end = end.ok_or_else(|| invalid("its frames are longer than the blob"))?;
                 frame = Some(Frame { range: at..end, missing: false });
                 (at, frames) = (end, frames + 1);
@@ -87,7 +88,7 @@ pub(crate) fn survey(store: &Store, packed: &[u8], place: &Place) -> io::Result<
         survey.tar_size = total.ok_or_else(|| invalid("it is longer than can be"))?;
     }
     survey.close(frame.take());
-    if at + SKIPPABLE_HEADER != place.offset {
+    if at != blob {
         return Err(invalid("its frames are not the whole blob"));
     }
     Ok(survey)
@@ -319,4 +320,176 @@ impl<R: Read> Read for Bounded<R> {
 
 fn invalid(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use ros_api::skeleton::Writer;
+
+    use super::*;
+
+    fn packed(records: impl FnOnce(&mut Writer<Vec<u8>>)) -> Vec<u8> {
+        let mut writer = Writer::new(Vec::new());
+        records(&mut writer);
+        zstd::bulk::compress(&writer.into_inner(), 1).unwrap()
+    }
+
+    /// The skeleton of a blob of `frames` bytes.
+    fn surveyed(frames: u64, packed: &[u8]) -> io::Result<Survey> {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let offset = frames + SKIPPABLE_HEADER;
+        let place = Place { offset, length: packed.len() as u64, digest: Digest::of(packed) };
+        survey(&store, packed, &place)
+    }
+
+    #[test]
+    fn a_skeleton_that_lies_is_refused_with_the_reason() {
+        type Lie = (&'static str, fn(&mut Writer<Vec<u8>>));
+        let table: [Lie; 7] = [
+            ("longer than the blob", |to| to.frame(101).unwrap()),
+            ("longer than the blob", |to| {
+                to.frame(50).unwrap();
+                to.frame(u64::MAX).unwrap();
+            }),
+            ("not the whole blob", |to| to.frame(99).unwrap()),
+            ("not the whole blob", |_| ()),
+            ("before its first frame", |to| to.raw(b"head").unwrap()),
+            ("longer than can be", |to| {
+                to.frame(100).unwrap();
+                for _ in 0..2 {
+                    to.object(&Digest::of(b"a"), u64::MAX).unwrap();
+                }
+            }),
+            ("too many frames", |to| (0..=MAX_FRAMES).for_each(|_| to.frame(0).unwrap())),
+        ];
+        for (why, records) in table {
+            let error = surveyed(100, &packed(records)).unwrap_err().to_string();
+            assert!(error.contains(why), "{error:?} does not say {why:?}");
+        }
+        for no_skeleton in [&b""[..], b"no zstd", &zstd::bulk::compress(b"\x03", 1).unwrap()] {
+            assert!(surveyed(0, no_skeleton).is_err());
+        }
+    }
+
+    #[test]
+    fn a_skeleton_that_unpacks_to_too_much_is_refused() {
+        let mut bomb = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        let records = packed(|to| to.frame(100).unwrap());
+        bomb.write_all(&zstd::decode_all(&records[..]).unwrap()).unwrap();
+        let zeros = vec![0; 1 << 20];
+        for _ in 0..=MAX_UNPACKED >> 20 {
+            bomb.write_all(&[0]).unwrap();
+            bomb.write_all(&(zeros.len() as u32).to_le_bytes()).unwrap();
+            bomb.write_all(&zeros).unwrap();
+        }
+        let bomb = bomb.finish().unwrap();
+        assert!((bomb.len() as u64) < MAX_PACKED);
+        let error = surveyed(100, &bomb).unwrap_err().to_string();
+        assert!(error.contains("unpacks to too much"), "{error}");
+    }
+
+    #[test]
+    fn ranges_are_whole_frames_and_those_beside_each_other_are_one() {
+        let object = |to: &mut Writer<Vec<u8>>, frame: u64, name: &[u8]| {
+            to.frame(frame).unwrap();
+            to.object(&Digest::of(name), 5).unwrap();
+        };
+        let skeleton = packed(|to| {
+            object(to, 1000, b"a");
+            to.frame(2000).unwrap();
+            to.raw(b"nothing is missing of it").unwrap();
+            object(to, 3000, b"b");
+            object(to, 4000, b"c");
+            to.frame(GAP).unwrap();
+            object(to, 5000, b"d");
+        });
+        let survey = surveyed(15_000 + GAP, &skeleton).unwrap();
+        assert_eq!(survey.needed, [0..1000, 3000..15_000 + GAP]);
+        assert_eq!((survey.fresh, survey.raw, survey.tar_size), (20, 24, 44));
+    }
+
+    /// What comes of a skeleton and of a blob that is all here.
+    fn rebuilt(skeleton: &[u8], blob: &[u8]) -> io::Result<Vec<u8>> {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().join("store")).unwrap();
+        let path = dir.path().join("blob");
+        fs::write(&path, blob).unwrap();
+        let file = File::open(&path).unwrap();
+        let mut parts = Parts::default();
+        parts.insert(0, blob.len() as u64, 0);
+        let mut content = Vec::new();
+        Rebuilt::new(&store, skeleton, &file, &parts)?.read_to_end(&mut content)?;
+        Ok(content)
+    }
+
+    #[test]
+    fn a_frame_gives_what_the_skeleton_says_or_nothing() {
+        let (one, two) = (
+            zstd::bulk::compress(b"first", 1).unwrap(),
+            zstd::bulk::compress(&[7; 1 << 20], 1).unwrap(),
+        );
+        let blob = [&one[..], &two].concat();
+        let says = |first: u64, second: u64| {
+            packed(|to| {
+                to.frame(one.len() as u64).unwrap();
+                to.object(&Digest::of(b"a"), first).unwrap();
+                to.frame(two.len() as u64).unwrap();
+                to.object(&Digest::of(b"b"), second).unwrap();
+            })
+        };
+        let content = rebuilt(&says(5, 1 << 20), &blob).unwrap();
+        assert_eq!(content, [&b"first"[..], &[7; 1 << 20]].concat());
+        for (first, second) in [(4, 1 << 20), (6, 1 << 20), (5, 1), (5, u64::MAX)] {
+            assert!(rebuilt(&says(first, second), &blob).is_err(), "{first} {second}");
+        }
+        assert!(rebuilt(&says(5, 1 << 20), &[1; 4000]).is_err(), "no frames at all");
+        let absent = packed(|to| {
+            to.frame(9000).unwrap();
+            to.object(&Digest::of(b"a"), 5).unwrap();
+        });
+        assert!(rebuilt(&absent, &blob).is_err(), "neither frame nor object is here");
+    }
+
+    #[test]
+    fn only_what_can_be_in_the_blob_is_a_place() {
+        let digest = Digest::of(b"a");
+        let table = [
+            (format!("90:10:{digest}"), true),
+            (format!("91:10:{digest}"), false),
+            (format!("7:10:{digest}"), false),
+            (format!("{}:{}:{digest}", u64::MAX, 10), false),
+            (format!("8:{}:{digest}", u64::MAX), false),
+            ("anything".to_owned(), false),
+        ];
+        for (text, is_one) in table {
+            assert_eq!(place(&text, 100).is_some(), is_one, "{text}");
+        }
+        let large = format!("8:{}:{digest}", MAX_PACKED + 1);
+        assert!(place(&large, u64::MAX).is_none());
+    }
+
+    proptest::proptest! {
+        /// Against a set of bytes.
+        #[test]
+        fn parts_are_a_set(parts: Vec<(u8, u8)>, from: u8, length: u8) {
+            let (mut here, mut all) = (Parts::default(), std::collections::BTreeSet::new());
+            for (offset, length) in parts {
+                let range = u64::from(offset)..u64::from(offset) + u64::from(length);
+                if range.clone().all(|byte| !all.contains(&byte)) {
+                    all.extend(range.clone());
+                }
+                here.insert(range.start, u64::from(length), 1000 + range.start);
+            }
+            let wanted = u64::from(from)..u64::from(from) + u64::from(length);
+            let missing: Vec<u64> = here.missing(&[wanted.clone()]).into_iter().flatten().collect();
+            let expected: Vec<u64> = wanted.filter(|byte| !all.contains(byte)).collect();
+            proptest::prop_assert_eq!(missing, expected);
+            for byte in all {
+                proptest::prop_assert!(here.find(byte).is_some_and(|(_, at)| at == 1000 + byte));
+            }
+        }
+    }
 }

@@ -73,7 +73,7 @@ impl Pieces {
         let parts = Parts::default();
         let mut pieces = Self { file, path, parts, untold: 0, end, last: None, told };
         let mut at = 0;
-        while at < end {
+        while at < pieces.end {
             at = pieces.take_up(at)?;
         }
         Ok(pieces)
@@ -142,7 +142,7 @@ impl Pieces {
     /// All that is here has been counted; how much of it had not been.
     pub fn tell(&mut self) -> Result<u64> {
         let mut at = 0;
-        while self.untold > 0 && at + HEADER <= self.end {
+        while self.untold > 0 && at < self.end.saturating_sub(HEADER) {
             let mut length = [0; 8];
             let read = self.file.read_exact_at(&mut length, at + 8);
             read.and_then(|()| self.file.write_all_at(&[1], at + 16))
@@ -185,4 +185,75 @@ fn path(store: &Store, blob: &Digest) -> PathBuf {
 /// Forgets the pieces of a blob.
 pub(super) fn forget(store: &Store, blob: &Digest) {
     let _ = fs::remove_file(path(store, blob));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn what_was_cut_is_gone_on_with_and_counted_once() {
+        let (_dir, store) = store();
+        let blob = Digest::of(b"blob");
+        let mut pieces = Pieces::open(&store, &blob, false).unwrap();
+        pieces.begin(100..110).unwrap();
+        pieces.append(b"0123456789 and more").unwrap();
+        pieces.begin(20..30).unwrap();
+        pieces.append(b"abc").unwrap();
+        // It ends here, without a word.
+        drop(pieces);
+        for _ in 0..2 {
+            let pieces = Pieces::look(&store, &blob).unwrap();
+            assert_eq!(pieces.parts.missing(&[20..30, 95..115]), [23..30, 95..100, 110..115]);
+            assert_eq!(pieces.untold, 13);
+        }
+        let mut pieces = Pieces::open(&store, &blob, true).unwrap();
+        assert_eq!(pieces.tell().unwrap(), 13);
+        pieces.begin(23..30).unwrap();
+        pieces.append(b"defghij").unwrap();
+        pieces.finish().unwrap();
+        drop(pieces);
+        let pieces = Pieces::look(&store, &blob).unwrap();
+        assert_eq!(pieces.untold, 0);
+        assert_eq!(pieces.content(&(20..30)).unwrap().unwrap(), b"abcdefghij");
+        assert_eq!(pieces.content(&(100..110)).unwrap().unwrap(), b"0123456789");
+        assert_eq!(pieces.content(&(29..31)).unwrap(), None);
+    }
+
+    #[test]
+    fn only_one_writes() {
+        let (_dir, store) = store();
+        let blob = Digest::of(b"blob");
+        let pieces = Pieces::open(&store, &blob, true).unwrap();
+        assert!(Pieces::try_open(&store, &blob, true).unwrap().is_none());
+        drop(pieces);
+        assert!(Pieces::try_open(&store, &blob, true).unwrap().is_some());
+    }
+
+    /// A file that a power cut left in whatever state.
+    #[test]
+    fn whatever_is_there_it_is_read_and_written_on() {
+        let (_dir, store) = store();
+        let blob = Digest::of(b"blob");
+        let range = 1 << 40..(1 << 40) + 4;
+        proptest::proptest!(|(bytes: Vec<u8>)| {
+            fs::write(path(&store, &blob), bytes).unwrap();
+            let mut pieces = Pieces::open(&store, &blob, true).unwrap();
+            pieces.tell().unwrap();
+            for range in pieces.parts.missing(std::slice::from_ref(&range)) {
+                pieces.begin(range.clone()).unwrap();
+                pieces.append(&vec![7; usize::try_from(len(&range)).unwrap()]).unwrap();
+            }
+            pieces.finish().unwrap();
+            drop(pieces);
+            let pieces = Pieces::look(&store, &blob).unwrap();
+            proptest::prop_assert!(pieces.content(&range).unwrap().is_some());
+        });
+    }
 }
