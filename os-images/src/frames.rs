@@ -189,3 +189,99 @@ fn key(entry: &Entry, content: &[u8]) -> Digest {
     let meta = object::Meta { mode, uid, gid, mtime, ..object::Meta::default() };
     object::key(&Digest::of(content), &meta)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use ros_api::skeleton::{Reader, Record};
+
+    use super::*;
+
+    const SIZE: usize = 100_000;
+
+    /// What no compression makes smaller.
+    fn noise(seed: u8) -> Vec<u8> {
+        let block = |n: usize| *Digest::of(&[&[seed][..], &n.to_le_bytes()].concat()).bytes();
+        (0..SIZE / 32).flat_map(block).collect()
+    }
+
+    fn tree() -> Tree {
+        let mut tree = Tree::default();
+        for (path, source) in [("usr/bin/a", "one"), ("usr/bin/b", "two"), ("usr/lib/a", "one")] {
+            let file = Entry::file(noise(path.len() as u8 + source.len() as u8), 0o755);
+            tree.put(path, Entry { source: Rc::from(source), ..file });
+        }
+        for name in ["etc/large", "etc/larger"] {
+            tree.put(name, Entry::file(noise(name.len() as u8), 0o644));
+        }
+        tree.put("etc/tiny", Entry::file(*b"tiny", 0o644));
+        tree.put("etc/empty", Entry::file(*b"", 0o644));
+        tree.put("etc/link", Entry::link("tiny"));
+        tree
+    }
+
+    /// The archive again from a blob, and for each frame its length and the objects in it.
+    fn read(blob: &[u8]) -> (Vec<u8>, Vec<(u64, Vec<Digest>)>) {
+        let plain = zstd::decode_all(blob).unwrap();
+        let place = place(blob).unwrap().unwrap();
+        let end = usize::try_from(place.offset).unwrap();
+        assert_eq!(end + usize::try_from(place.length).unwrap(), blob.len());
+        let records = zstd::decode_all(&blob[end..]).unwrap();
+        let mut reader = Reader::new(&records[..]);
+        let (mut at, mut frames) = (0_u64, Vec::new());
+        while let Some(record) = reader.next().unwrap() {
+            match record {
+                Record::Frame(length) => frames.push((length, Vec::new())),
+                Record::Raw(length) => {
+                    let mut raw = Vec::new();
+                    io::Read::read_to_end(&mut reader.raw(), &mut raw).unwrap();
+                    let at_now = usize::try_from(at).unwrap();
+                    assert_eq!(raw, plain[at_now..at_now + raw.len()]);
+                    at += u64::from(length);
+                }
+                Record::Object { key, length } => {
+                    frames.last_mut().unwrap().1.push(key);
+                    at += length;
+                }
+            }
+        }
+        assert_eq!(at, plain.len() as u64, "the skeleton is of the whole stream");
+        (plain, frames)
+    }
+
+    #[test]
+    fn a_blob_is_the_archive_and_a_source_package_is_in_one_frame() {
+        let archive = Archive::of(&tree()).unwrap();
+        let blob = archive.pack(3).unwrap();
+        let (plain, frames) = read(&blob);
+        assert_eq!(plain, archive.bytes);
+        let lengths: u64 = frames.iter().map(|(length, _)| length).sum();
+        assert_eq!(lengths + SKIPPABLE_HEADER, place(&blob).unwrap().unwrap().offset);
+        let objects: Vec<usize> = frames.iter().map(|(_, objects)| objects.len()).collect();
+        assert_eq!(objects, [1, 1, 2, 1], "ours each by itself, with what is small beside it");
+        assert_eq!(archive.pack(3).unwrap(), blob);
+    }
+
+    #[test]
+    fn an_object_is_named_as_the_store_names_it() {
+        let tree = tree();
+        let entry = tree.get("usr/bin/b").unwrap();
+        let Kind::File(content) = &entry.kind else { panic!("it is a file") };
+        let mtime = (i64::try_from(EPOCH).unwrap(), 0);
+        let meta = object::Meta { mode: 0o755, mtime, ..object::Meta::default() };
+        let name = object::key(&Digest::of(content), &meta);
+        let (_, frames) = read(&Archive::of(&tree).unwrap().pack(3).unwrap());
+        assert!(frames.iter().any(|(_, objects)| objects.contains(&name)));
+    }
+
+    #[test]
+    fn what_makes_one_frame_has_no_skeleton() {
+        let mut tree = Tree::default();
+        tree.put("etc/a", Entry::file(*b"a", 0o644));
+        let archive = Archive::of(&tree).unwrap();
+        let blob = archive.pack(3).unwrap();
+        assert_eq!(place(&blob).unwrap(), None);
+        assert_eq!(zstd::decode_all(&blob[..]).unwrap(), archive.bytes);
+    }
+}
