@@ -18,6 +18,16 @@ pub fn images() -> PathBuf {
     std::env::var_os("ROS_IMAGES").map_or_else(|| checkout().join("target/images"), PathBuf::from)
 }
 
+/// Bytes of all that the release `version` is, packed; a layer of several images once.
+///
+/// # Errors
+/// When the release is not built.
+pub fn release_size(version: &str) -> Result<u64> {
+    let blobs = images().join("releases").join(version).join("oci/blobs/sha256");
+    let entries = fs::read_dir(&blobs).with_context(|| format!("read {}", blobs.display()))?;
+    entries.map(|entry| Ok(entry?.metadata()?.len())).sum()
+}
+
 /// Where the registry that the cases share keeps the releases, the planted ones too.
 #[must_use]
 pub fn registry_storage() -> PathBuf {
