@@ -230,7 +230,7 @@ mod tests {
         let records = zstd::decode_all(&blob[end..]).unwrap();
         let mut reader = Reader::new(&records[..]);
         let (mut at, mut frames) = (0_u64, Vec::new());
-        while let Some(record) = reader.next().unwrap() {
+        while let Some(record) = reader.record().unwrap() {
             match record {
                 Record::Frame(length) => frames.push((length, Vec::new())),
                 Record::Raw(length) => {

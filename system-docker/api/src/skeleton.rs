@@ -150,7 +150,7 @@ impl<R: BufRead> Reader<R> {
     ///
     /// # Errors
     /// When it cannot be read, ends within a record, or is no skeleton.
-    pub fn next(&mut self) -> io::Result<Option<Record>> {
+    pub fn record(&mut self) -> io::Result<Option<Record>> {
         io::copy(&mut self.raw(), &mut io::sink())?;
         if self.input.fill_buf()?.is_empty() {
             return Ok(None);
@@ -220,7 +220,7 @@ mod tests {
         let read = |bytes: &[u8]| {
             let mut reader = Reader::new(bytes);
             let mut all = Vec::new();
-            while let Some(record) = reader.next()? {
+            while let Some(record) = reader.record()? {
                 all.push(record);
                 if record == Record::Raw(4) && all.len() == 2 {
                     let mut raw = Vec::new();

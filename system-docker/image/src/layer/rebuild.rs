@@ -59,7 +59,7 @@ pub(crate) fn survey(store: &Store, packed: &[u8], place: &Place) -> io::Result<
     let blob = place.offset.saturating_sub(SKIPPABLE_HEADER);
     let (mut at, mut frames) = (0_u64, 0);
     let mut frame: Option<Frame> = None;
-    while let Some(record) = records.next()? {
+    while let Some(record) = records.record()? {
         let length = match record {
             Record::Frame(length) => {
                 survey.close(frame.take());
@@ -126,29 +126,29 @@ pub(crate) struct Parts {
 impl Parts {
     /// Another part: `length` bytes, which are at `at` of the file. What is here already is left out.
     pub fn insert(&mut self, offset: u64, length: u64, at: u64) {
-        if length > 0
-            && self.missing(&[offset..offset.saturating_add(length)]).iter().map(len).sum::<u64>()
-                == length
-        {
+        let range = offset..offset.saturating_add(length);
+        if length > 0 && self.missing_of(&range).iter().map(len).sum::<u64>() == length {
             self.at.insert(offset, (length, at));
         }
     }
 
     /// Of `wanted`, what is not here.
     pub fn missing(&self, wanted: &[Range<u64>]) -> Vec<Range<u64>> {
+        wanted.iter().flat_map(|range| self.missing_of(range)).collect()
+    }
+
+    /// Of one range, what is not here.
+    pub fn missing_of(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let mut missing = Vec::new();
-        for range in wanted {
-            let mut from = range.start;
-            while from < range.end {
-                let here = self.find(from).map_or(0, |(left, _)| left);
-                if here > 0 {
-                    from = from.saturating_add(here);
-                    continue;
-                }
-                let next = self.at.range(from..range.end).next().map_or(range.end, |(at, _)| *at);
-                missing.push(from..next);
-                from = next;
+        let mut from = range.start;
+        while from < range.end {
+            if let Some((here, _)) = self.find(from) {
+                from = from.saturating_add(here);
+                continue;
             }
+            let next = self.at.range(from..range.end).next().map_or(range.end, |(at, _)| *at);
+            missing.push(from..next);
+            from = next;
         }
         missing
     }
@@ -238,7 +238,7 @@ impl<'a> Rebuilt<'a> {
     /// Goes on to the next record that has bytes; false at the end.
     fn advance(&mut self) -> io::Result<bool> {
         while self.left == 0 {
-            match self.records.next()? {
+            match self.records.record()? {
                 None => {
                     self.end_frame()?;
                     return Ok(false);
@@ -265,7 +265,7 @@ impl<'a> Rebuilt<'a> {
         let end = self.next.checked_add(length);
         let range = self.next..end.ok_or_else(|| invalid("its frames are longer than can be"))?;
         self.next = range.end;
-        if self.parts.missing(&[range.clone()]).is_empty() {
+        if self.parts.missing_of(&range).is_empty() {
             let part = Part::new(self.file, self.parts, range);
             self.frame = Some(zstd::Decoder::new(part)?.single_frame());
         }
@@ -484,7 +484,7 @@ mod tests {
                 here.insert(range.start, u64::from(length), 1000 + range.start);
             }
             let wanted = u64::from(from)..u64::from(from) + u64::from(length);
-            let missing: Vec<u64> = here.missing(&[wanted.clone()]).into_iter().flatten().collect();
+            let missing: Vec<u64> = here.missing_of(&wanted).into_iter().flatten().collect();
             let expected: Vec<u64> = wanted.filter(|byte| !all.contains(byte)).collect();
             proptest::prop_assert_eq!(missing, expected);
             for byte in all {

@@ -69,7 +69,7 @@ impl Store {
         let mut split = skeleton::Reader::new(BufReader::new(packed));
         let mut out = Hashing { to, hash: Sha256::new() };
         let damaged = |why: &str| Error::Damaged { path: path.clone(), why: why.to_owned() };
-        while let Some(record) = split.next().map_err(reading())? {
+        while let Some(record) = split.record().map_err(reading())? {
             match record {
                 Record::Raw(_) => {
                     io::copy(&mut split.raw(), &mut out).map_err(Error::on("export", &path))?;

@@ -130,7 +130,7 @@ impl Pieces {
 
     /// What is here of `range`, which is all of it or nothing.
     pub fn content(&self, range: &Range<u64>) -> Result<Option<Vec<u8>>> {
-        if !self.parts.missing(std::slice::from_ref(range)).is_empty() {
+        if !self.parts.missing_of(range).is_empty() {
             return Ok(None);
         }
         let mut content = Vec::new();
@@ -246,7 +246,7 @@ mod tests {
             fs::write(path(&store, &blob), bytes).unwrap();
             let mut pieces = Pieces::open(&store, &blob, true).unwrap();
             pieces.tell().unwrap();
-            for range in pieces.parts.missing(std::slice::from_ref(&range)) {
+            for range in pieces.parts.missing_of(&range) {
                 pieces.begin(range.clone()).unwrap();
                 pieces.append(&vec![7; usize::try_from(len(&range)).unwrap()]).unwrap();
             }
