@@ -1,4 +1,4 @@
-//! Doors for the fuzz targets in `system-docker/fuzz`; built with `cfg(fuzzing)` only.
+//! Doors for the fuzz targets in `system-docker/fuzz`; built with `cfg(fuzzing)` and for tests only.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -89,9 +89,10 @@ impl Skeletons {
         Self { store, blob }
     }
 
-    /// Records and the frames that they tell of: refused, or parts that are in the blob.
+    /// A length, so many bytes of records, and the frames that they tell of: refused, or parts that are in the blob.
     pub fn read(&self, data: &[u8]) {
-        let (records, frames) = data.split_at(data.len() / 2);
+        let Some((&length, rest)) = data.split_first() else { return };
+        let (records, frames) = rest.split_at(usize::from(length).min(rest.len()));
         if let Ok(text) = std::str::from_utf8(data) {
             let _ = place(text, 1 << 20);
         }
@@ -117,5 +118,44 @@ impl Skeletons {
                 let _ = io::copy(&mut stream.take(1 << 20), &mut io::sink());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use ros_api::skeleton::Writer;
+
+    use super::*;
+
+    /// Frames, raw bytes and objects in any order, and then some bytes changed.
+    #[test]
+    fn skeletons_of_all_kinds_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let skeletons = Skeletons::new(dir.path());
+        let record = (0..3_u8, prop_oneof![0..40_u64, any::<u64>()]);
+        let records = prop::collection::vec(record, 0..6);
+        let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
+        let config = ProptestConfig { cases: 4000, ..ProptestConfig::default() };
+        proptest!(config, |(records in records, changes in changes, content in any::<Vec<u8>>())| {
+            let mut writer = Writer::new(Vec::new());
+            let frame = zstd::bulk::compress(&content, 1).unwrap();
+            for (kind, length) in records {
+                match kind {
+                    0 => writer.frame(if length < 20 { frame.len() as u64 } else { length }),
+                    1 => writer.raw(&content[..content.len().min(length as usize % 41)]),
+                    _ => writer.object(&Digest::of(b"a"), length),
+                }
+                .unwrap();
+            }
+            let records = writer.into_inner();
+            let mut data = vec![u8::try_from(records.len()).unwrap_or(u8::MAX)];
+            data.extend_from_slice(&records);
+            data.extend_from_slice(&frame);
+            for (at, byte) in changes {
+                *at.get_mut(&mut data[..]) = byte;
+            }
+            skeletons.read(&data);
+        });
     }
 }

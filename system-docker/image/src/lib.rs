@@ -24,7 +24,7 @@ mod collect;
 mod compose;
 mod entries;
 mod error;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod image;
 mod layer;
