@@ -301,7 +301,7 @@ fn boots_from_uefi() -> Result<()> {
 #[test]
 fn boots_in_ram_without_state() -> Result<()> {
     let site = Site::new("ram")?;
-    let spec = site.from_ram(Vec::new(), "-- rancher.password=h1dden")?;
+    let spec = site.ram_spec(Vec::new(), "-- rancher.password=h1dden")?;
     let (_machine, _) = site.boot(spec)?;
     site.settled()?;
     what_follows_the_dashes_is_secret(&site)?;
@@ -371,7 +371,7 @@ fn an_empty_disk_is_formatted_when_told_to_and_kept() -> Result<()> {
     let disk = site.dir.join("empty.qcow2");
     artifacts::empty_disk("2G", &disk)?;
     let spec = || -> Result<Spec> {
-        let mut spec = site.from_ram(vec![disk.clone()], "ros.state.autoformat")?;
+        let mut spec = site.ram_spec(vec![disk.clone()], "ros.state.autoformat")?;
         // Both boots are on this host.
         spec.throwaway = true;
         Ok(spec)

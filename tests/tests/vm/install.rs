@@ -73,7 +73,7 @@ fn raw(site: &Site, name: &str, size: u64) -> Result<PathBuf> {
 }
 
 fn from_ram(site: &Site, disks: Vec<PathBuf>) -> Result<Spec> {
-    let mut spec = site.from_ram(disks, "")?;
+    let mut spec = site.ram_spec(disks, "")?;
     File::create(recording(site))?;
     spec.recording = Some(recording(site));
     spec.throwaway = true;

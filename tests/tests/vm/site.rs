@@ -77,7 +77,7 @@ impl Site {
     }
 
     /// A machine that starts from the live kernel and initrd, with these disks.
-    pub fn from_ram(&self, disks: Vec<PathBuf>, append: &str) -> Result<Spec> {
+    pub fn ram_spec(&self, disks: Vec<PathBuf>, append: &str) -> Result<Spec> {
         let images = artifacts::images();
         let mut spec = Spec::new(&self.dir);
         spec.disks = disks;
