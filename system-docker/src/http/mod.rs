@@ -21,7 +21,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, head, post};
@@ -45,7 +45,10 @@ pub fn service(
 + Send
 + 'static {
     let versions = axum::middleware::from_fn(unversioned);
-    let routes = routes().layer(axum::middleware::from_fn(heard_out)).with_state(engine);
+    let routes = routes()
+        .layer(axum::middleware::from_fn(to_its_end))
+        .layer(axum::middleware::from_fn(heard_out))
+        .with_state(engine);
     versions.layer(routes)
 }
 
@@ -155,6 +158,19 @@ async fn unversioned(mut request: Request, next: Next) -> Response {
     put("ostype", "linux");
     put("server", &format!("system-docker/{VERSION} (linux)"));
     response
+}
+
+/// Has what a request began come to its end although whoever asked has gone: a handler is dropped with its connection, and
+/// half a start leaves a container that can be started no more. Who only looks, or waits, changes nothing.
+async fn to_its_end(request: Request, next: Next) -> Response {
+    let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+    if looks || request.uri().path().ends_with("/wait") {
+        return next.run(request).await;
+    }
+    match tokio::spawn(next.run(request)).await {
+        Ok(response) => response,
+        Err(error) => Refusal(ApiError::internal(error.to_string())).into_response(),
+    }
 }
 
 /// What of a refused upload is read on, in bytes, and for how long.

@@ -1,8 +1,12 @@
-//! The daemon dies under fifty containers, and nobody of them notices.
+//! The daemon dies under fifty containers, and nobody of them notices; a client dies while a container is started for it.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -105,5 +109,29 @@ fn fifty_containers_outlive_their_daemon() -> Result<()> {
             all.values().all(is)
         })
     })?;
+    Ok(())
+}
+
+#[test]
+fn what_a_client_asked_comes_to_its_end_without_it() -> Result<()> {
+    let mut site = Site::new("hangs-up")?;
+    publish(&site.host(), "box:v1", 1000, "gzip -n", "+gzip")?;
+    site.start(&json!({}))?;
+    let image = format!("{}/box:v1", site.host());
+    site.docker(&["pull", "-q", &image])?;
+    let sleeps = ["--network", "none", &image, "busybox", "sleep", "1000"];
+    for pause in (0..40).step_by(2) {
+        site.docker(&[&["create", "--name", "half"], &sleeps[..]].concat())?;
+        let mut client = UnixStream::connect(site.dir.join("docker.sock"))?;
+        client.write_all(
+            b"POST /containers/half/start HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n",
+        )?;
+        sleep(Duration::from_millis(pause));
+        drop(client);
+        site.docker(&["start", "half"]).with_context(|| format!("gone after {pause} ms"))?;
+        let running = site.docker(&["inspect", "half", "--format", "{{.State.Running}}"])?;
+        ensure!(running == "true", "gone after {pause} ms: {running}");
+        site.docker(&["rm", "-f", "half"])?;
+    }
     Ok(())
 }

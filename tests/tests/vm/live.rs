@@ -284,7 +284,12 @@ pub fn upgrade_to(site: &Site, version: &str) -> Result<Child> {
 pub fn runs(site: &Site, boot: &str, version: &str, number: u32) -> Result<()> {
     let id = site.guest.ok("cat /proc/sys/kernel/random/boot_id")?;
     ensure!(id == boot, "the machine was booted: {boot} {id}");
-    ensure!(site.version()? == version, "{}", site.version()?);
+    let running = site.version()?;
+    ensure!(
+        running == version,
+        "{running} runs: {}",
+        site.guest.ok("ros os history --format json")?
+    );
     let status = site.status()?;
     ensure!(status["running"]["state"] == "good", "{status}");
     ensure!(status["running"]["generation"] == number, "{status}");
