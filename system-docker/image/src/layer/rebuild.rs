@@ -23,11 +23,12 @@ const MAX_FRAMES: u64 = 1 << 20;
 /// Bytes between two ranges that are fetched with them: a request and its answer's head take as many.
 const GAP: u64 = 512;
 
-/// What a blob's annotation says, if it can be so and the skeleton is not too large.
+/// What a blob's annotation says, if it can be so and the skeleton is not too large: it is what the blob ends with, so a
+/// blob that is said to be larger than it is has none.
 pub(crate) fn place(text: &str, blob: u64) -> Option<Place> {
     let place: Place = text.parse().ok()?;
     let end = place.offset.checked_add(place.length)?;
-    let fits = place.offset >= SKIPPABLE_HEADER && end <= blob && place.length <= MAX_PACKED;
+    let fits = place.offset >= SKIPPABLE_HEADER && end == blob && place.length <= MAX_PACKED;
     fits.then_some(place)
 }
 
@@ -458,6 +459,7 @@ mod tests {
         let digest = Digest::of(b"a");
         let table = [
             (format!("90:10:{digest}"), true),
+            (format!("89:10:{digest}"), false),
             (format!("91:10:{digest}"), false),
             (format!("7:10:{digest}"), false),
             (format!("{}:{}:{digest}", u64::MAX, 10), false),
@@ -468,7 +470,7 @@ mod tests {
             assert_eq!(place(&text, 100).is_some(), is_one, "{text}");
         }
         let large = format!("8:{}:{digest}", MAX_PACKED + 1);
-        assert!(place(&large, u64::MAX).is_none());
+        assert!(place(&large, 8 + MAX_PACKED + 1).is_none());
     }
 
     proptest::proptest! {
