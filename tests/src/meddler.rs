@@ -1,4 +1,4 @@
-//! A proxy in front of the registry that does what bad networks do: it flips a byte of a large answer, or cuts
+//! A proxy in front of the registry that does what bad networks do: it flips bytes of large answers, or cuts
 //! the line after so many bytes. TCP only: it knows nothing of what passes.
 
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use anyhow::Result;
 pub enum Harm {
     /// Nothing.
     None,
-    /// In every connection, the byte at this place of the answer is inverted.
+    /// In every connection, one of so many bytes of the answers is inverted: also what is fetched again is wrong.
     Flip(u64),
     /// After so many bytes in all, every connection is cut.
     Cut(u64),
@@ -77,12 +77,9 @@ fn copy(mut from: TcpStream, mut to: TcpStream, harm: Harm, total: &AtomicU64) {
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         let bytes = &mut buffer[..count];
         let passed = total.fetch_add(count as u64, Ordering::Relaxed) + count as u64;
-        if let Harm::Flip(at) = harm {
-            if let Some(byte) =
-                at.checked_sub(seen).and_then(|i| bytes.get_mut(usize::try_from(i).ok()?))
-            {
-                *byte = !*byte;
-            }
+        if let Harm::Flip(every) = harm {
+            let wrong = (seen..).zip(bytes.iter_mut()).filter(|(at, _)| at % every == every - 1);
+            wrong.for_each(|(_, byte)| *byte = !*byte);
         }
         if matches!(harm, Harm::Cut(limit) if passed > limit) || to.write_all(bytes).is_err() {
             break;
