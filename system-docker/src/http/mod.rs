@@ -163,8 +163,12 @@ async fn unversioned(mut request: Request, next: Next) -> Response {
 /// Has what a request began come to its end although whoever asked has gone: a handler is dropped with its connection, and
 /// half a start leaves a container that can be started no more. Who only looks, or waits, changes nothing.
 async fn to_its_end(request: Request, next: Next) -> Response {
-    let looks = matches!(*request.method(), Method::GET | Method::HEAD);
-    if looks || request.uri().path().ends_with("/wait") {
+    let changes = match *request.method() {
+        Method::GET | Method::HEAD => false,
+        Method::POST => !request.uri().path().ends_with("/wait"),
+        _ => true,
+    };
+    if !changes {
         return next.run(request).await;
     }
     match tokio::spawn(next.run(request)).await {

@@ -28,8 +28,12 @@ fn a_pull_goes_on_where_the_line_broke() -> Result<()> {
     ensure!(partial > 1_000_000, "only {partial} bytes were kept");
     drop(meddler);
     // A line that carries only what is missing: a pull from the beginning would be cut again.
-    let busybox = fs::metadata("/bin/busybox")?.len();
-    let left = Harm::Cut(size + busybox - partial + 500_000);
+    // The small layer may be here already: nothing of it is partial then.
+    let small = match fs::read_dir(site.dir.join("docker/layers"))?.count() {
+        0 => fs::metadata("/bin/busybox")?.len(),
+        _ => 0,
+    };
+    let left = Harm::Cut(size + small - partial + 500_000);
     let _meddler = Meddler::start(port, site.registry.port, left)?;
     site.docker(&["pull", "-q", "big:1"])?;
     let (whole, said) = site.check(&[])?;
