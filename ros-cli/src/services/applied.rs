@@ -17,6 +17,8 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use cloud_config::{Layer, Node, document, edit, layers};
@@ -41,6 +43,21 @@ pub fn lock() -> Result<File> {
     let file = File::create(LOCK).with_context(|| format!("open {LOCK}: are you root?"))?;
     flock(&file, FlockOperation::LockExclusive).with_context(|| format!("lock {LOCK}"))?;
     Ok(file)
+}
+
+/// The same, but `limit` at most; none then, or where there is no such lock. An application that hangs must not keep a machine
+/// that is cut off from going back.
+#[must_use]
+pub fn lock_within(limit: Duration) -> Option<File> {
+    let file = File::create(LOCK).ok()?;
+    let end = Instant::now() + limit;
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() > end {
+            return None;
+        }
+        sleep(Duration::from_millis(200));
+    }
+    Some(file)
 }
 
 /// Keeps what was applied.

@@ -27,6 +27,9 @@ fn changes(loaded: &Loaded) -> Result<Vec<Change>> {
     Ok(between(&before, &loaded.tree))
 }
 
+/// How long the way back waits for what is being applied.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// `ros config diff`. Exit code 1 when there is something.
 pub fn diff(format: Report) -> Result<ExitCode> {
     let changes = changes(&load()?)?;
@@ -195,7 +198,7 @@ pub fn guard() -> Result<ExitCode> {
     let trials = Trials::machine();
     let Some(trial) = trials.current() else { return Ok(ExitCode::SUCCESS) };
     std::thread::sleep(Duration::from_millis(trial.deadline_ms.saturating_sub(uptime_ms())));
-    let _lock = applied::lock()?;
+    let _lock = applied::lock_within(PATIENCE);
     if !trials.end()? {
         return Ok(ExitCode::SUCCESS);
     }
