@@ -1,7 +1,7 @@
 # ros: `make run` boots the OS in a virtual machine, `make test` passes the tests. Both set everything up.
-# PROFILE=fast builds quickly (default here and in tests); PROFILE=release is what ships (fat LTO).
+# PROFILE=dev builds quickly (default here and in tests); PROFILE=release is what ships (link-time optimisation, smaller).
 
-PROFILE       ?= fast
+PROFILE       ?= dev
 MEMORY        ?= 512
 DISK_SIZE     ?= 4G
 CLOUD_CONFIG  ?=
@@ -23,7 +23,7 @@ CASES         ?=
 
 TRIPLE   := x86_64-unknown-linux-gnu
 TARGET   := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
-BIN      := $(TARGET)/$(TRIPLE)/$(PROFILE)
+BIN       = $(TARGET)/$(TRIPLE)/$(PROFILE:dev=debug)
 IMAGES   := $(CURDIR)/target/images
 RELEASES := v1.0 v1.1 v1.2
 PLANTED  := v1.3-hang v1.4-panic v1.5-sick v1.6-sickens v1.7-console v1.8-never v1.9-schema v1.9-daemon v1.10-crashes v1.11-forgets v1.12-half v1.13-wrong
@@ -54,8 +54,9 @@ help:
 setup:
 	@scripts/setup
 
+# BUILT=1: the programs are there.
 build: setup
-	cargo build --profile $(PROFILE) -p system-docker -p ros -p os-images -p ros-tests
+	$(if $(BUILT),,cargo build --profile $(PROFILE) -p system-docker -p ros -p os-images -p ros-tests)
 
 # Where a machine in QEMU finds the registry of this checkout: a fragment below the user's own configuration.
 $(IMAGES)/registry-$(REGISTRY_PORT).yml:
@@ -91,6 +92,7 @@ clean-vm:
 	@if [ -x $(BIN)/ros-vm ]; then $(BIN)/ros-vm clean; fi
 
 # The figures of SPECIFICATION.md, measured on this machine.
+figures: PROFILE = release
 figures: images
 	@scripts/figures $(BIN)
 
@@ -114,6 +116,7 @@ fuzz: setup
 	@scripts/fuzz $(SECONDS_EACH) $(FUZZ)
 
 # Beside Debian 13's dockerd + containerd + runc and podman + crun, on this machine's kernel.
+bench: PROFILE = release
 bench: setup
 	@cargo build --quiet --profile $(PROFILE) -p system-docker
 	@PROFILE=$(PROFILE) SHORT=$(SHORT) scripts/bench

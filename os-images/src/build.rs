@@ -8,12 +8,14 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 use ros_api::release::{BootSet, FORMAT, Minimum, ServiceImage};
 use ros_api::{Digest, Release, disk, durable, labels, paths};
 
+use crate::command;
 use crate::debian::pool::Pool;
 use crate::definition::{self, Definitions, Variation, Want};
 use crate::grub;
@@ -285,9 +287,13 @@ impl Build {
         Ok(packed)
     }
 
+    /// A program without its symbols, whatever profile it was built with.
     fn read_program(&self, name: &str) -> Result<Rc<[u8]>> {
         let path = self.site.program(name)?;
-        let content = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        fs::create_dir_all(&self.site.cache)?;
+        let stripped = tempfile::NamedTempFile::new_in(&self.site.cache)?;
+        command::output(Command::new("strip").arg("-o").arg(stripped.path()).arg(&path))?;
+        let content = fs::read(stripped.path()).with_context(|| format!("strip {name}"))?;
         Ok(Rc::from(content))
     }
 
