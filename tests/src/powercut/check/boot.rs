@@ -95,9 +95,17 @@ fn check(image: &Path) -> Result<()> {
 fn unpack(image: &Path, to: &Path) -> Result<()> {
     let _ = fs::remove_dir_all(to);
     fs::create_dir_all(to).with_context(|| format!("create {}", to.display()))?;
-    let mut mcopy = Command::new("mcopy");
-    // What is damaged makes mcopy fail, and may be what nothing needs: the files that matter are looked at one by one.
-    mcopy.env("MTOOLS_SKIP_CHECK", "1").args(["-s", "-n", "-i"]).arg(image);
-    mcopy.args(["::/EFI", "::/grub", "::/sets"]).arg(to);
-    mcopy.output().context("start mcopy").map(drop)
+    let mut mdir = Command::new("mdir");
+    mdir.env("MTOOLS_SKIP_CHECK", "1").args(["-/", "-b", "-i"]).arg(image).arg("::");
+    let list = mdir.output().context("start mdir")?;
+    // One by one, for mcopy ends at the first that is damaged, and that may be one that nothing needs: the others matter.
+    for file in String::from_utf8_lossy(&list.stdout).lines().filter(|line| !line.ends_with('/')) {
+        let path = to.join(file.trim_start_matches("::/"));
+        let folder = path.parent().unwrap_or(to);
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        let mut mcopy = Command::new("mcopy");
+        mcopy.env("MTOOLS_SKIP_CHECK", "1").args(["-n", "-i"]).arg(image).arg(file).arg(&path);
+        mcopy.output().context("start mcopy")?;
+    }
+    Ok(())
 }
