@@ -7,6 +7,7 @@
 //! - [`guest`]: commands inside it, over ssh
 //! - [`registry`]: Debian's docker-registry on the loopback
 //! - [`metadata`]: a cloud's metadata service
+//! - [`nfs`]: a server of NFS
 //! - [`meddler`]: a proxy in front of it that flips a byte or cuts the line
 //! - [`powercut`]: disks as power cuts leave them
 
@@ -16,5 +17,6 @@ pub mod guest;
 pub mod machine;
 pub mod meddler;
 pub mod metadata;
+pub mod nfs;
 pub mod powercut;
 pub mod registry;

@@ -106,7 +106,7 @@ pub const DOCUMENT: Kind = Struct(&[
         Now,
         Both,
         "",
-        "File systems and swap, each `[what, where, type, options]`; `what` may be `LABEL=`, `UUID=` or a folder (option `bind`); the kernel has no network file systems.",
+        "File systems and swap, each `[what, where, type, options]`; `what` may be `LABEL=`, `UUID=`, a folder (option `bind`) or `host:/path` (NFS: when the network is there, tried until its server is too).",
     ),
     Key::new(
         "ros",

@@ -1,4 +1,4 @@
-//! `ros network`: what the network service runs, and the hook of its dhcpcd.
+//! `ros network`: what the network service runs, the hook of its dhcpcd, and what mounts other machines' folders.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,11 +10,10 @@ use ros_api::paths;
 use crate::services::configuration::Configuration;
 use crate::services::network::run::{self, Places, Wants};
 use crate::services::network::{hook, interfaces};
+use crate::services::remote_mounts;
 
 /// Folder of the one resolv.conf.
 const RESOLV: &str = "/run/ros/resolv";
-/// The marker that the network is ready.
-const READY: &str = "/run/ros/network.ready";
 
 /// `ros network …`
 #[derive(clap::Args, Debug)]
@@ -29,6 +28,8 @@ enum Verb {
     Run,
     /// What dhcpcd runs at each change
     Hook,
+    /// Mounts what is configured of other machines, until all of it is
+    Mounts,
 }
 
 /// Runs the command.
@@ -43,14 +44,17 @@ pub async fn run(args: Args) -> Result<ExitCode> {
                 Wants::of(&configuration.settings.ros.network, &interfaces::present());
             wrong.iter().for_each(|warning| eprintln!("{warning}"));
             let dir = Path::new(paths::RUN_ROS).join("network");
-            let places = Places { dir, resolv: RESOLV.into(), ready: READY.into() };
+            let places = Places { dir, resolv: RESOLV.into(), ready: paths::NETWORK_READY.into() };
             run::run(&wants, &places).await
         }
         Verb::Hook => {
             let environment: BTreeMap<String, String> = std::env::vars().collect();
             let done = Path::new(paths::RUN_ROS).join("network").join(run::DONE);
-            let places =
-                hook::Places { resolv: Path::new(RESOLV), ready: Path::new(READY), done: &done };
+            let places = hook::Places {
+                resolv: Path::new(RESOLV),
+                ready: Path::new(paths::NETWORK_READY),
+                done: &done,
+            };
             hook::run(&environment, places)?;
             if let Some(interface) = hook::routes_due(&environment) {
                 let network = Configuration::load().settings.ros.network;
@@ -59,5 +63,6 @@ pub async fn run(args: Args) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Verb::Mounts => remote_mounts::run().map(|()| ExitCode::SUCCESS),
     }
 }

@@ -45,6 +45,7 @@ pub mod plan;
 pub mod progress;
 pub mod readiness;
 pub mod registries;
+pub mod remote_mounts;
 pub mod report;
 pub mod roster;
 pub mod superblock;

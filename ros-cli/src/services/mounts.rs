@@ -1,13 +1,15 @@
 //! `mounts`: file systems that the configuration wants, each a line of fstab(5) as cloud-init has it:
 //! `[what, where, type, options]`.
 //!
-//! busybox does the work: it knows labels, UUIDs, types left out, network file systems and swap.
+//! busybox does the work: it knows labels, UUIDs, types left out and swap. What is on another machine comes when the
+//! network is there: see [`super::remote_mounts`].
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use ros_sys::fstab::{self, Source};
 
 use super::apply::load;
 
@@ -39,12 +41,30 @@ impl Mount {
         self.options.split(',').any(|option| matches!(option, "bind" | "rbind"))
     }
 
-    /// The program that does it, with its arguments.
-    fn command(&self) -> Vec<String> {
+    /// How it is said that it could not be mounted.
+    #[must_use]
+    pub fn complaint(&self, error: &anyhow::Error) -> String {
+        format!("mounts: {} on {}: {error:#}", self.source, self.target)
+    }
+
+    /// Whether it is on another machine: a file system of the network, or said to be (`_netdev`).
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        matches!(self.fstype.as_str(), "nfs" | "nfs4" | "cifs" | "smb3" | "ceph" | "9p")
+            || self.options.split(',').any(|option| option == "_netdev")
+    }
+
+    /// The options without those for whoever reads fstab.
+    fn concerning(&self) -> String {
         let options: Vec<&str> =
             self.options.split(',').filter(|option| concerns_mount(option)).collect();
-        let options = options.join(",");
-        let mut words = Vec::new();
+        options.join(",")
+    }
+
+    /// The program that does it, with its arguments.
+    fn command(&self) -> Vec<String> {
+        let options = self.concerning();
+        let mut words: Vec<&str> = Vec::new();
         if self.is_swap() {
             words.extend(["swapon", &self.source]);
         } else {
@@ -67,20 +87,18 @@ fn concerns_mount(option: &str) -> bool {
         && !option.starts_with("x-")
 }
 
-/// Mounts all that is not mounted; what went wrong is answered, and the rest is done all the same.
+/// Mounts all of this machine's own that is not mounted; what went wrong is answered, and the rest is done all the same.
 #[must_use]
 pub fn apply(mounts: &[Mount]) -> Vec<String> {
-    mounts
-        .iter()
-        .filter_map(|mount| {
-            one(mount)
-                .err()
-                .map(|error| format!("mounts: {} on {}: {error:#}", mount.source, mount.target))
-        })
-        .collect()
+    let own = mounts.iter().filter(|mount| !mount.is_remote());
+    own.filter_map(|mount| one(mount).err().map(|error| mount.complaint(&error))).collect()
 }
 
-fn one(mount: &Mount) -> Result<()> {
+/// Mounts `mount`, if it is not mounted.
+///
+/// # Errors
+/// When it cannot be mounted.
+pub fn one(mount: &Mount) -> Result<()> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     if mount.is_swap() {
         let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
@@ -93,6 +111,11 @@ fn one(mount: &Mount) -> Result<()> {
         }
         ensure!(Path::new(&mount.target).is_absolute(), "where it goes is not an absolute path");
         fs::create_dir_all(&mount.target).with_context(|| format!("create {}", mount.target))?;
+    }
+    if fstab::is_nfs(&mount.fstype) {
+        let source = Source::new(&mount.fstype, &mount.source, &mount.concerning());
+        let mounted = source.mount(Path::new(&mount.target));
+        return mounted.map_err(|error| anyhow!("{error}{}", missing(&mount.fstype)));
     }
     let mut command = mount.command();
     if Path::new(BUSYBOX).exists() {
@@ -141,7 +164,8 @@ fn is_swapped_to(swaps: &str, source: &str) -> bool {
 }
 
 /// Whether something is mounted at `target` (proc(5), mountinfo: field 5).
-fn is_mounted(mountinfo: &str, target: &str) -> bool {
+#[must_use]
+pub fn is_mounted(mountinfo: &str, target: &str) -> bool {
     let target = target.trim_end_matches('/').replace(' ', "\\040");
     mountinfo.lines().any(|line| line.split(' ').nth(4) == Some(target.as_str()))
 }
@@ -166,7 +190,7 @@ mod tests {
             (mount("/dev/vdb", "/d", "auto", "ro,noatime"), "mount -o ro,noatime /dev/vdb /d"),
             (mount("/a", "/b", "none", "bind"), "mount -o bind /a /b"),
             (mount("tmpfs", "/t", "tmpfs", "size=1m"), "mount -t tmpfs -o size=1m tmpfs /t"),
-            (mount("nas:/x", "/n", "nfs", "vers=4,_netdev"), "mount -t nfs -o vers=4 nas:/x /n"),
+            (mount("//nas/x", "/n", "cifs", "guest,_netdev"), "mount -t cifs -o guest //nas/x /n"),
             (mount("/dev/vdc", "none", "swap", "sw"), "swapon /dev/vdc"),
         ];
         for (mount, expected) in table {

@@ -48,6 +48,8 @@ pub const PREVIOUS_ATTEMPT: &str = "/run/ros/previous-attempt.json";
 
 /// Runtime folder of ros; bind-mounted into the services that declare it.
 pub const RUN_ROS: &str = "/run/ros";
+/// The marker that the network is ready, with the reason.
+pub const NETWORK_READY: &str = "/run/ros/network.ready";
 /// `ros` and `system-docker` of the running generation.
 pub const RUN_BIN: &str = "/run/ros/bin";
 /// `release.yml` of the running generation.

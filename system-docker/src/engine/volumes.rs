@@ -9,7 +9,6 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use bollard_stubs::models::VolumeCreateRequest;
-use options::Source;
 use ros_api::durable;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -109,7 +108,7 @@ impl Engine {
         let name = asked.name.unwrap_or_default();
         check_name(&name)?;
         let options: BTreeMap<_, _> = asked.driver_opts.unwrap_or_default().into_iter().collect();
-        Source::parse(&options)?;
+        options::parse(&options)?;
         self.provide_volume(&name, asked.labels.unwrap_or_default(), options)
     }
 
@@ -205,7 +204,7 @@ impl Engine {
     /// Mounts the volumes with options of a container that is about to start, where they are not yet.
     pub(super) async fn mount_volumes(&self, record: &Record, layers: &[PathBuf]) -> Result<()> {
         for mount in record.mounts.iter().filter(|mount| mount.kind == Kind::Volume) {
-            let source = Source::parse(&self.volume_record(&mount.name)?.options)?;
+            let source = options::parse(&self.volume_record(&mount.name)?.options)?;
             let Some(source) = source else { continue };
             let mut users = self.mounting.lock().await;
             users.insert((mount.name.clone(), record.id.clone()));

@@ -9,6 +9,7 @@ mod install;
 mod live;
 mod networks;
 mod powercut;
+mod remote;
 mod replace;
 mod runtime;
 mod sick;

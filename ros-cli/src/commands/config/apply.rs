@@ -19,7 +19,7 @@ use crate::services::clock::uptime_ms;
 use crate::services::console::reload;
 use crate::services::listing::{self, print};
 use crate::services::roster::running_generation;
-use crate::services::{apply, progress};
+use crate::services::{apply, progress, remote_mounts};
 
 fn changes(loaded: &Loaded) -> Result<Vec<Change>> {
     let before = applied::last()
@@ -103,6 +103,9 @@ fn act(loaded: &Loaded, changes: &[Change], keep: bool) -> Result<bool> {
     let mut failed: Vec<(String, String)> = Vec::new();
     if changes.iter().any(|change| change.effect == Effect::Now) {
         failed.extend(apply::now(&loaded.settings).into_iter().map(|why| (String::new(), why)));
+        if let Err(error) = remote_mounts::start(apply::wanted_mounts(&loaded.settings)) {
+            failed.push((String::new(), format!("mounts: {error:#}")));
+        }
     }
     let services: BTreeSet<&str> =
         changes.iter().filter_map(|change| service(change.effect)).collect();

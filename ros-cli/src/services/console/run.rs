@@ -33,7 +33,7 @@ use super::users::{self, Secret};
 use super::{banner, finish, getty, listening, look, reload, sessions, sshd, trust};
 use crate::services::clock::uptime_ms;
 use crate::services::mounts::{self, Mount};
-use crate::services::{hand_over, host_name, progress};
+use crate::services::{hand_over, host_name, progress, remote_mounts};
 
 /// The service's name.
 const SERVICE: &str = "console";
@@ -43,8 +43,6 @@ pub const READY: &str = "/run/ros/console.ready";
 const APPLIED: &str = "/var/lib/ros-applied";
 /// Where `runcmd` talks.
 const LOG: &str = "/var/log/cloud-init-output.log";
-/// The network's marker.
-const NETWORK_READY: &str = "/run/ros/network.ready";
 /// How long `runcmd` waits for the network.
 const NETWORK_LIMIT: Duration = Duration::from_secs(60);
 /// How long sshd may take to listen.
@@ -170,6 +168,9 @@ fn set_up(wants: &Wants) {
         wrong.into_iter().for_each(|wrong| try_to(what, Err(anyhow::anyhow!(wrong))));
     };
     all_to("mounts", mounts::apply(&wants.mounts));
+    if wants.mounts.iter().any(Mount::is_remote) {
+        remote_mounts::keep_own();
+    }
     try_to("commands", commands_in_path(root));
     try_to("user", set_up_user(root, wants));
     try_to("write_files", write_files(root, wants, false));
@@ -327,7 +328,7 @@ async fn run_scripts() {
 /// Until the network is there, or does not come.
 async fn wait_for_network() {
     let limit = Instant::now() + NETWORK_LIMIT;
-    while !Path::new(NETWORK_READY).exists() && Instant::now() < limit {
+    while !Path::new(paths::NETWORK_READY).exists() && Instant::now() < limit {
         sleep(Duration::from_millis(100)).await;
     }
 }

@@ -1,9 +1,10 @@
 //! The orderly end, in this order, each part bounded, the watchdog fed throughout:
-//! `ros bring-down` → the daemon → TERM to all, KILL to the rest → (load a kernel) → unmount in reverse → sync → reboot(2).
+//! `ros bring-down` → the daemon → TERM to all, KILL to the rest → (load a kernel) → unmount what is on other machines →
+//! sync → unmount in reverse → sync → reboot(2). The network's addresses are there to the end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
@@ -25,6 +26,12 @@ const DAEMON: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(5);
 /// After KILL: what is left then hangs in the kernel.
 const KILLED: Duration = Duration::from_secs(5);
+/// For other machines to take what is written to them; one that is gone must not keep this one.
+const REMOTE: Duration = Duration::from_secs(15);
+/// For the disks to take what is written to them.
+const SYNC: Duration = Duration::from_secs(120);
+/// Types of file systems that are on other machines.
+const REMOTE_TYPES: [&str; 6] = ["nfs", "nfs4", "cifs", "smb3", "ceph", "9p"];
 
 /// What has to be stopped before all the rest.
 pub struct Stop {
@@ -56,9 +63,10 @@ pub fn run(end: End, stop: Stop, mut children: Children<'_>) -> ! {
     }
     stop_all(&mut children);
     let end = prepared(end, &mut children);
-    rustix::fs::sync();
+    unmount_remote(&mut children);
+    sync(&mut children);
     unmount_all(&mut children);
-    rustix::fs::sync();
+    sync(&mut children);
     kmsg::warn(&format!("{end} after {} ms", since_kernel_ms() - began));
     finish(end, children)
 }
@@ -131,6 +139,55 @@ fn left_over() -> String {
     names.join(" ")
 }
 
+/// Runs what may hang in the kernel, the watchdog fed meanwhile, `limit` at most; answers whether it ended.
+fn bounded<W>(limit: Duration, children: &mut Children<'_>, work: W) -> bool
+where
+    W: FnOnce() + Clone + Send + 'static,
+{
+    let Ok(working) = std::thread::Builder::new().spawn(work.clone()) else {
+        work();
+        return true;
+    };
+    let end = Instant::now() + limit;
+    while !working.is_finished() && Instant::now() < end {
+        children.watchdog.feed();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    working.is_finished()
+}
+
+fn sync(children: &mut Children<'_>) {
+    if !bounded(SYNC, children, rustix::fs::sync) {
+        kmsg::error(&format!("the disks did not take everything within {} s", SYNC.as_secs()));
+    }
+}
+
+/// What is written to other machines is theirs before the disks' turn. Where one does not answer, what it did not take is
+/// lost, and its mount is torn away: nothing later may wait for it.
+fn unmount_remote(children: &mut Children<'_>) {
+    let remote = remote_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
+    let all = remote.clone();
+    let unmounted = remote.is_empty()
+        || bounded(REMOTE, children, move || {
+            for mount in all.iter().rev() {
+                let _ = unmount(mount, UnmountFlags::NOFOLLOW);
+            }
+        });
+    if unmounted {
+        return;
+    }
+    for mount in remote.iter().rev() {
+        kmsg::error(&format!("{} does not answer; it is given up", mount.display()));
+    }
+    bounded(REMOTE, children, move || {
+        for mount in remote.iter().rev() {
+            let flags = UnmountFlags::NOFOLLOW | UnmountFlags::FORCE;
+            let _ = unmount(mount, flags);
+            let _ = unmount(mount, flags | UnmountFlags::DETACH);
+        }
+    });
+}
+
 /// Mounts that stay: the log and the watchdog need `/dev`, this list needs `/proc`, none of them has a disk.
 const STAY: [&str; 5] = ["/", "/proc", "/sys", "/dev", "/run"];
 
@@ -164,6 +221,16 @@ fn mounts() -> Vec<PathBuf> {
 fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
     let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped);
     points.filter(|point| !STAY.contains(&point.as_str())).map(PathBuf::from).collect()
+}
+
+/// Those of them that are on other machines: the type is the first field after the dash.
+fn remote_mounts(mountinfo: &str) -> Vec<PathBuf> {
+    let is_remote = |line: &&str| {
+        let kind = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next());
+        kind.is_some_and(|kind| REMOTE_TYPES.contains(&kind))
+    };
+    let lines: Vec<&str> = mountinfo.lines().filter(is_remote).collect();
+    mount_points(&lines.join("\n"))
 }
 
 fn unescaped(field: &str) -> String {
@@ -212,5 +279,7 @@ mod tests {
                     31 30 0:40 / /var/lib/a\\040b rw - tmpfs tmpfs rw\n\
                     32 22 0:5 / /dev rw - devtmpfs devtmpfs rw\nbroken\n";
         assert_eq!(mount_points(text), [Path::new("/var"), Path::new("/var/lib/a b")]);
+        let nfs = format!("{text}33 22 0:50 / /mnt/n rw shared:9 - nfs4 10.0.2.2:/ext4 rw\n");
+        assert_eq!(remote_mounts(&nfs), [Path::new("/mnt/n")]);
     }
 }
