@@ -42,6 +42,8 @@ pub struct Spec {
     pub dir: PathBuf,
     /// RAM in MiB.
     pub memory_mib: u32,
+    /// Processors.
+    pub cpus: u32,
     /// Firmware.
     pub firmware: Firmware,
     /// Disk images (qcow2, or raw when the name ends so), first is the boot disk.
@@ -81,12 +83,13 @@ pub fn hardware_address(index: usize) -> String {
 }
 
 impl Spec {
-    /// 512 MiB, BIOS, a network card, no disk, emulated.
+    /// 512 MiB, two processors, BIOS, a network card, no disk, emulated.
     #[must_use]
     pub fn new(dir: &Path) -> Self {
         Self {
             dir: dir.to_owned(),
             memory_mib: 512,
+            cpus: 2,
             firmware: Firmware::Bios,
             disks: Vec::new(),
             recording: None,
@@ -123,7 +126,7 @@ impl Spec {
         // It has the instruction for random numbers, as every one since 2012.
         let emulated = ("tcg,thread=multi", "qemu64,+rdrand");
         let (accel, cpu) = if self.kvm { ("kvm", "max") } else { emulated };
-        qemu.args(["-machine", "pc", "-accel", accel, "-cpu", cpu, "-smp", "2"]);
+        qemu.args(["-machine", "pc", "-accel", accel, "-cpu", cpu, "-smp", &self.cpus.to_string()]);
         qemu.args([
             "-m",
             &self.memory_mib.to_string(),
