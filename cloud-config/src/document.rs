@@ -65,6 +65,9 @@ pub fn parse(text: &str, layer: Layer, file: &str) -> Result<Node, Diagnostic> {
     }
 }
 
+/// What stands before base64 in the text of a scalar whose bytes are no text.
+pub const BINARY: &str = "!!binary ";
+
 fn convert(
     yaml: &MarkedYaml,
     origin: &impl Fn(usize, usize) -> Origin,
@@ -78,9 +81,9 @@ fn convert(
         YamlData::Representation(text, style, tag) => {
             let binary =
                 tag.as_ref().filter(|tag| tag.is_yaml_core_schema() && tag.suffix == "binary");
-            let decoded = binary.and_then(|_| text_in(text));
-            let quoted = decoded.is_some() || !matches!(style, ScalarStyle::Plain);
-            Value::Scalar { text: decoded.unwrap_or_else(|| text.to_string()), quoted }
+            let quoted = binary.is_some() || !matches!(style, ScalarStyle::Plain);
+            let text = if binary.is_some() { text_of_binary(text) } else { text.to_string() };
+            Value::Scalar { text, quoted }
         }
         YamlData::Value(scalar) => Value::Scalar { text: format!("{scalar:?}"), quoted: false },
         YamlData::Sequence(items) => Value::List(
@@ -106,11 +109,14 @@ fn convert(
     Ok(Node { value, origin: place })
 }
 
-/// The text that a `!!binary` is. Bytes that are none stay as they are written: whoever takes bytes decodes them.
-fn text_in(base64: &str) -> Option<String> {
+/// The text that a `!!binary` is. Bytes that are none stay as they are written, behind [`BINARY`]: whoever takes bytes decodes
+/// them.
+fn text_of_binary(base64: &str) -> String {
     let packed: String = base64.split_whitespace().collect();
-    let bytes = base64::engine::general_purpose::STANDARD.decode(packed).ok()?;
-    String::from_utf8(bytes).ok()
+    let bytes = base64::engine::general_purpose::STANDARD.decode(&packed).ok();
+    bytes
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .unwrap_or_else(|| BINARY.to_owned() + &packed)
 }
 
 #[cfg(test)]
@@ -130,7 +136,7 @@ mod tests {
     fn binary_is_text_where_it_is_one() {
         let text = "a: !!binary |\n  c2F5\n  IGhp\nb: !!binary H4sIAAAA\nc: !own c2F5\n";
         let node = parse(text, Layer::User, "f").unwrap().to_json();
-        assert_eq!(node, serde_json::json!({"a": "say hi", "b": "H4sIAAAA", "c": "c2F5"}));
+        assert_eq!(node, serde_json::json!({"a": "say hi", "b": "!!binary H4sIAAAA", "c": "c2F5"}));
     }
 
     #[test]

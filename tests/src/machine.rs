@@ -35,6 +35,9 @@ pub struct Direct {
     pub append: String,
 }
 
+/// How soon QEMU ends when it does not like its command line.
+const AT_ONCE: Duration = Duration::from_millis(300);
+
 /// A machine to be started.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -266,7 +269,17 @@ impl Machine {
         let log = fs::OpenOptions::new().create(true).append(true).open(spec.serial_log())?;
         let reader = Arc::clone(&serial);
         std::thread::spawn(move || reader.fill(output, log));
-        Ok(Self { spec, child, serial })
+        let machine = Self { spec, child, serial };
+        let log = machine.spec.dir.join("qemu.log");
+        ensure!(!machine.ended_at_once()?, "QEMU ended: {}", fs::read_to_string(log)?);
+        Ok(machine)
+    }
+
+    /// Whether QEMU ended, as it does at once when it does not like its command line.
+    fn ended_at_once(&self) -> Result<bool> {
+        let state = self.serial.lock();
+        let waited = self.serial.changed.wait_timeout_while(state, AT_ONCE, |state| !state.1);
+        Ok(waited.map_err(|_| anyhow::anyhow!("the serial reader died"))?.0.1)
     }
 
     /// All serial output so far.

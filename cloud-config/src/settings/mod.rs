@@ -10,6 +10,8 @@ use std::io::Read;
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
+use crate::document::BINARY;
+
 pub use self::cloud::{
     CaCerts, Chpasswd, DiskSetup, FsSetup, Groups, Ntp, Password, PhoneHome, PowerState,
     RandomSeed, ResolvConf, Share, SwapFile, User, UserEntry,
@@ -135,11 +137,12 @@ impl WriteFile {
     /// # Errors
     /// When the content is not encoded as `encoding` says.
     pub fn decoded(&self) -> Result<Vec<u8>, String> {
-        let mut bytes = self.content.clone().into_bytes();
+        let binary = self.content.strip_prefix(BINARY);
+        let mut bytes = binary.unwrap_or(&self.content).as_bytes().to_vec();
         let (zipped, coded) = match self.encoding.as_str() {
-            "" | "text/plain" => (false, false),
+            "" | "text/plain" => (false, binary.is_some()),
             "b64" | "base64" => (false, true),
-            // Bytes that are no text stand in YAML as `!!binary`, which is base64, whatever else is said.
+            // Zipped, it is no text: `!!binary`, or base64 without it being said.
             _ => (true, true),
         };
         if coded {
@@ -464,6 +467,7 @@ mod tests {
         };
         assert_eq!(file("", "hi").decoded().unwrap(), b"hi");
         assert_eq!(file("b64", "aGk=\n").decoded().unwrap(), b"hi");
+        assert_eq!(file("", "!!binary //4=").decoded().unwrap(), [0xff, 0xfe]);
         let zipped = "H4sIAAAAAAAAA8vIBACsKpPYAgAAAA==";
         for encoding in ["gz", "gzip", "gz+b64", "gz+base64", "gzip+b64", "gzip+base64"] {
             assert_eq!(file(encoding, zipped).decoded().unwrap(), b"hi", "{encoding}");

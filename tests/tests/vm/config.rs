@@ -39,6 +39,7 @@ write_files:
 - {path: /etc/case/gzip-b64, encoding: gzip+b64, content: ZIPPED}
 - {path: /etc/case/gzip-base64, encoding: gzip+base64, content: ZIPPED}
 - {path: /etc/case/binary, content: !!binary c2F5IGhpCg==}
+- {path: /etc/case-bytes, content: !!binary //79}
 - {path: /etc/added, content: \"one\\n\", permissions: '0600'}
 - {path: /etc/added, content: \"two\\n\", permissions: '0600', append: true}
 - {path: /home/ann/late, content: mine, owner: 'ann:ops', permissions: '0640', defer: true}
@@ -183,6 +184,7 @@ fn files_are_written(site: &Site) -> Result<()> {
     let mut lines = all.lines();
     ensure!(lines.clone().count() == 10, "{all}");
     ensure!(lines.all(|line| line.ends_with(": 644 root:root say hi")), "{all}");
+    ensure!(guest.ok("od -An -tx1 /etc/case-bytes")?.trim() == "ff fe fd");
     ensure!(guest.ok("stat -c %a /etc/added; cat /etc/added")? == "600\none\ntwo");
     let late = guest.ok("stat -c '%a %U:%G' /home/ann/late; cat /home/ann/late")?;
     ensure!(late == "640 ann:ops\nmine", "written when ann is there: {late}");
