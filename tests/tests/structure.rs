@@ -21,7 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "system-docker",
         &["ros-api", "ros-sys", "cloud-config", "ros-image", "ros-runtime", "ros-boot"],
     ),
-    ("ros", &["ros-api", "cloud-config"]),
+    ("ros", &["ros-api", "ros-sys", "cloud-config"]),
     ("os-images", &["ros-api", "cloud-config"]),
     ("ros-tests", &["ros-api", "cloud-config"]),
 ];
