@@ -235,8 +235,17 @@ fn edited(
 /// # Errors
 /// When it cannot be written as YAML.
 pub fn text_of(tree: &Node) -> Result<String, EditError> {
-    let yaml = serde_yaml::to_string(&tree.to_json()).map_err(io::Error::other)?;
-    Ok(format!("#cloud-config\n{yaml}"))
+    let json = tree.to_json();
+    let text = |body: String| format!("#cloud-config\n{body}");
+    let yaml = text(serde_yaml::to_string(&json).map_err(io::Error::other)?);
+    // The writer folds lines at U+0085, U+2028 and U+2029, as YAML 1.1 has it; to the reader, of 1.2, they are no line ends. JSON
+    // is YAML too, and has nothing to fold.
+    let reads_the_same =
+        document::parse(&yaml, Layer::User, "").is_ok_and(|read| read.to_json() == json);
+    if reads_the_same {
+        return Ok(yaml);
+    }
+    Ok(text(serde_json::to_string_pretty(&json).map_err(io::Error::other)? + "\n"))
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("cloud-config.yml");
         let path = format!("ros.environment.{name}");
-        for text in [text, other] {
+        for text in [text, other, "a\u{2028} \u{2029}\u{85} b".to_owned()] {
             edit::set(&file, &path, &serde_json::to_string(&text).unwrap()).unwrap();
             let loaded = load(&file);
             prop_assert_eq!(&loaded.diagnostics, &[]);

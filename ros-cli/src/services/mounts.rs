@@ -64,7 +64,7 @@ impl Mount {
     /// The program that does it, with its arguments.
     fn command(&self) -> Vec<String> {
         let options = self.concerning();
-        let mut words: Vec<&str> = Vec::new();
+        let mut words = Vec::new();
         if self.is_swap() {
             words.extend(["swapon", &self.source]);
         } else {
