@@ -13,7 +13,7 @@ use ros_tests::artifacts;
 use ros_tests::guest::Guest;
 use ros_tests::machine::{self, Firmware, Spec};
 use ros_tests::powercut::torture::{self, Order};
-use ros_tests::registry::Registry;
+use ros_tests::registry::{self, Registry};
 
 const USER_DATA: &str = "#cloud-config\nhostname: ros\n";
 /// How long a machine may take until ssh answers; the first boot under emulation takes a fraction of it.
@@ -299,7 +299,7 @@ impl Home {
         }
         let mut command = Registry::command(&self.file("registry"), port)?;
         command.process_group(0);
-        let child = Registry::spawn(command, port)?;
+        let child = registry::serving(command, port, registry::START)?;
         self.note("registry", child.id())
     }
 

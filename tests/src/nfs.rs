@@ -1,15 +1,14 @@
 //! Debian's nfs-ganesha on the loopback: NFS 4 as another machine would serve it.
 
 use std::fs::{self, File};
-use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
 use crate::artifacts;
+use crate::registry::serving;
 
 /// How long it may take: the first time it is fetched.
 const START: Duration = Duration::from_secs(180);
@@ -27,20 +26,11 @@ impl NfsServer {
     /// When it cannot be fetched or started.
     pub fn start(folder: &Path, port: u16, work: &Path) -> Result<Self> {
         fs::create_dir_all(work)?;
-        let log = work.join("log");
-        let out = File::create(&log)?;
+        let log = File::create(work.join("log"))?;
         let mut command = Command::new(artifacts::checkout().join("scripts/nfs-server"));
         command.arg(folder).arg(port.to_string()).arg(work).stdin(Stdio::null());
-        let child = command.stdout(out.try_clone()?).stderr(out).spawn().context("nfs-server")?;
-        let mut server = Self { child };
-        let end = Instant::now() + START;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let ended = server.child.try_wait()?;
-            ensure!(ended.is_none(), "{ended:?}: {}", fs::read_to_string(&log)?);
-            ensure!(Instant::now() < end, "no answer at {port}: {}", fs::read_to_string(&log)?);
-            sleep(Duration::from_millis(100));
-        }
-        Ok(server)
+        command.stdout(log.try_clone()?).stderr(log);
+        Ok(Self { child: serving(command, port, START)? })
     }
 }
 

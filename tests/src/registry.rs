@@ -8,10 +8,13 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// What our images have as a manifest.
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// How long it may take to answer.
+pub const START: Duration = Duration::from_secs(20);
 
 /// A running registry; dropped, it ends.
 #[derive(Debug)]
@@ -27,25 +30,8 @@ impl Registry {
     /// # Errors
     /// When it cannot be started or does not answer.
     pub fn start(storage: &Path, port: u16) -> Result<Self> {
-        let child = Self::spawn(Self::command(storage, port)?, port)?;
+        let child = serving(Self::command(storage, port)?, port, START)?;
         Ok(Self { port, child })
-    }
-
-    /// Starts `command` and waits until it answers at `port`.
-    ///
-    /// # Errors
-    /// When it cannot be started or does not answer.
-    pub fn spawn(mut command: Command, port: u16) -> Result<Child> {
-        let mut child = command.spawn().context("start docker-registry")?;
-        let end = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if let Some(status) = child.try_wait()? {
-                anyhow::bail!("docker-registry ended ({status}): its log is beside its storage");
-            }
-            ensure!(Instant::now() < end, "docker-registry does not answer at port {port}");
-            sleep(Duration::from_millis(50));
-        }
-        Ok(child)
     }
 
     /// The command, with its configuration written.
@@ -123,6 +109,28 @@ impl Drop for Registry {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Starts `command` and waits until it answers at `port` of the loopback.
+///
+/// # Errors
+/// When it cannot be started, ends, or does not answer within `limit`.
+pub fn serving(mut command: Command, port: u16, limit: Duration) -> Result<Child> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut child = command.spawn().with_context(|| format!("start {name}"))?;
+    let end = Instant::now() + limit;
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        if let Some(status) = child.try_wait()? {
+            bail!("{name} ended ({status}): see its log");
+        }
+        if Instant::now() > end {
+            let _ = child.kill();
+            let _ = child.wait();
+            bail!("{name} does not answer at port {port}: see its log");
+        }
+        sleep(Duration::from_millis(50));
+    }
+    Ok(child)
 }
 
 /// A port on the loopback that nobody listens on now.

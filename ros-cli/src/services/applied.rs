@@ -49,7 +49,13 @@ pub fn lock() -> Result<File> {
 /// that is cut off from going back.
 #[must_use]
 pub fn lock_within(limit: Duration) -> Option<File> {
-    let file = File::create(LOCK).ok()?;
+    locked_within(Path::new(LOCK), limit)
+}
+
+/// The lock `path`; none when somebody has it longer than `limit`.
+#[must_use]
+pub fn locked_within(path: &Path, limit: Duration) -> Option<File> {
+    let file = File::create(path).ok()?;
     let end = Instant::now() + limit;
     while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         if Instant::now() > end {

@@ -13,7 +13,7 @@ use ros_api::{durable, paths};
 use super::applied::{self, Trials};
 use super::configuration::Configuration;
 use super::mounts::{self, Mount};
-use super::{disks, host_name, registries, swap};
+use super::{disks, host_name, registries, remote_mounts, swap};
 
 /// Applies everything that is the host's at boot, once instance data is there; what went wrong is answered, the
 /// rest is done all the same.
@@ -65,7 +65,11 @@ pub fn now(settings: &Settings) -> Vec<String> {
         attempt(&format!("module {module}"), load(module));
     }
     attempt("registries", registries::publish(settings));
-    wrong.extend(mounts::apply(&wanted_mounts(settings)));
+    let mounts = wanted_mounts(settings);
+    wrong.extend(mounts::apply(&mounts));
+    if let Err(error) = remote_mounts::start(&mounts) {
+        wrong.push(format!("mounts: {error:#}"));
+    }
     wrong
 }
 

@@ -20,7 +20,6 @@ use cloud_config::settings::Network;
 use ros_api::{ServiceSpec, labels};
 use tokio::task::JoinSet;
 
-use super::apply::wanted_mounts;
 use super::clock::uptime_ms;
 use super::configuration::Configuration;
 use super::console::reload;
@@ -30,7 +29,7 @@ use super::plan::Plan;
 use super::progress::{complain, say, seconds};
 use super::report::{Outcome, ServiceReport, ServicesReport};
 use super::roster::{Roster, Running};
-use super::{cloud_init, registries, remote_mounts};
+use super::{cloud_init, registries};
 use crate::os::live::swap;
 
 /// How long the daemon may take to answer.
@@ -221,12 +220,6 @@ impl BringUp {
         }
         if name == cloud_init::NETWORK_SERVICE && ready {
             self.take_over_news().await;
-        }
-        if name == NETWORK || name == cloud_init::NETWORK_SERVICE {
-            let started = remote_mounts::start(wanted_mounts(&Configuration::load().settings));
-            if let Err(error) = started {
-                self.warn(&format!("mounts: {error:#}"));
-            }
         }
     }
 

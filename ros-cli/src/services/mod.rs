@@ -34,6 +34,7 @@ pub mod configuration;
 pub mod console;
 pub mod container;
 pub mod definition;
+pub mod detached;
 pub mod disks;
 pub mod engine;
 pub mod hand_over;

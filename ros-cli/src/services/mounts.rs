@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use ros_sys::fstab::{self, Source};
+use ros_sys::mountinfo;
 
 use super::apply::load;
 
@@ -17,7 +18,7 @@ use super::apply::load;
 const BUSYBOX: &str = "/bin/busybox";
 
 /// A file system and where it goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Mount {
     /// `LABEL=…`, `UUID=…`, a device, a folder (for a bind), `host:/path`.
     pub source: String,
@@ -50,8 +51,7 @@ impl Mount {
     /// Whether it is on another machine: a file system of the network, or said to be (`_netdev`).
     #[must_use]
     pub fn is_remote(&self) -> bool {
-        matches!(self.fstype.as_str(), "nfs" | "nfs4" | "cifs" | "smb3" | "ceph" | "9p")
-            || self.options.split(',').any(|option| option == "_netdev")
+        fstab::is_remote(&self.fstype) || self.options.split(',').any(|option| option == "_netdev")
     }
 
     /// The options without those for whoever reads fstab.
@@ -94,28 +94,35 @@ pub fn apply(mounts: &[Mount]) -> Vec<String> {
     own.filter_map(|mount| one(mount).err().map(|error| mount.complaint(&error))).collect()
 }
 
-/// Mounts `mount`, if it is not mounted.
+/// Mounts `mount`, if nothing is mounted there; answers whether it did.
 ///
 /// # Errors
 /// When it cannot be mounted.
-pub fn one(mount: &Mount) -> Result<()> {
-    let table = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+pub fn one(mount: &Mount) -> Result<bool> {
     if mount.is_swap() {
         let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
         if is_swapped_to(&swaps, &mount.source) {
-            return Ok(());
+            return Ok(false);
         }
     } else {
-        if is_mounted(&table, &mount.target) {
-            return Ok(());
+        let (table, target) = (mountinfo::own(), Path::new(&mount.target));
+        // First as it is written: a server that is silent would not let the path be looked up.
+        if mountinfo::is_mounted(&table, target) {
+            return Ok(false);
         }
-        ensure!(Path::new(&mount.target).is_absolute(), "where it goes is not an absolute path");
-        fs::create_dir_all(&mount.target).with_context(|| format!("create {}", mount.target))?;
+        ensure!(target.is_absolute(), "where it goes is not an absolute path");
+        fs::create_dir_all(target).with_context(|| format!("create {}", mount.target))?;
+        let led_to = fs::canonicalize(target).with_context(|| format!("find {}", mount.target))?;
+        if mountinfo::is_mounted(&table, &led_to) {
+            return Ok(false);
+        }
     }
     if fstab::is_nfs(&mount.fstype) {
         let source = Source::new(&mount.fstype, &mount.source, &mount.concerning());
         let mounted = source.mount(Path::new(&mount.target));
-        return mounted.map_err(|error| anyhow!("{error}{}", missing(&mount.fstype)));
+        return mounted
+            .map(|()| true)
+            .map_err(|error| anyhow!("{error}{}", missing(&mount.fstype)));
     }
     let mut command = mount.command();
     if Path::new(BUSYBOX).exists() {
@@ -127,7 +134,7 @@ pub fn one(mount: &Mount) -> Result<()> {
         .with_context(|| format!("run {}", command[0]))?;
     let why = String::from_utf8_lossy(&ended.stderr);
     ensure!(ended.status.success(), "{}{}", why.trim(), missing(&mount.fstype));
-    Ok(())
+    Ok(true)
 }
 
 /// That the kernel has no such file system, if it is so: what mount(8) says then (ENODEV) is read as a missing disk.
@@ -161,13 +168,6 @@ fn is_swapped_to(swaps: &str, source: &str) -> bool {
     swaps
         .lines()
         .any(|line| line.split_whitespace().next().is_some_and(|used| node == Path::new(used)))
-}
-
-/// Whether something is mounted at `target` (proc(5), mountinfo: field 5).
-#[must_use]
-pub fn is_mounted(mountinfo: &str, target: &str) -> bool {
-    let target = target.trim_end_matches('/').replace(' ', "\\040");
-    mountinfo.lines().any(|line| line.split(' ').nth(4) == Some(target.as_str()))
 }
 
 #[cfg(test)]
@@ -219,10 +219,25 @@ mod tests {
         assert!(!is_swapped_to(&swaps, "/dev/vdb3") && !is_swapped_to("", "UUID=x"));
     }
 
+    /// As root, in a namespace of this thread's own.
     #[test]
-    fn what_is_mounted_is_left() {
-        let table = "36 35 98:0 / /mnt/my\\040data rw - ext4 /dev/a rw\n37 35 0:5 / /proc rw - proc proc rw\n";
-        assert!(is_mounted(table, "/mnt/my data") && is_mounted(table, "/proc/"));
-        assert!(!is_mounted(table, "/mnt"));
+    fn what_is_mounted_is_left_also_behind_a_link() {
+        use nix::mount::{MsFlags, mount};
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("run it as root");
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (place, link) = (dir.path().join("place"), dir.path().join("link"));
+        fs::create_dir(&place).unwrap();
+        std::os::unix::fs::symlink(&place, &link).unwrap();
+        for (target, mounts) in [(&link, true), (&link, false), (&place, false)] {
+            let wanted = Mount {
+                source: "tmpfs".into(),
+                target: target.display().to_string(),
+                fstype: "tmpfs".into(),
+                ..Mount::default()
+            };
+            assert_eq!(one(&wanted).unwrap(), mounts, "{}", target.display());
+        }
     }
 }

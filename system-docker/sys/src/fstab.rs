@@ -17,13 +17,13 @@ const VERSION_WORDS: [&str; 6] = ["vers=", "nfsvers=", "minorversion=", "v2", "v
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// The file system's type.
-    pub kind: String,
+    kind: String,
     /// What is mounted: a device, a folder, `host:/path`.
-    pub device: String,
+    device: String,
     /// Flags of mount(2).
-    pub flags: MsFlags,
+    flags: MsFlags,
     /// Words for the file system itself.
-    pub data: Vec<String>,
+    data: Vec<String>,
 }
 
 /// A word that is a flag of mount(2), and whether it sets or clears it.
@@ -49,6 +49,12 @@ fn flag(word: &str) -> Option<(MsFlags, bool)> {
         "rbind" => (MsFlags::MS_BIND.union(MsFlags::MS_REC), true),
         _ => return None,
     })
+}
+
+/// Whether file systems of the type `kind` are on other machines.
+#[must_use]
+pub fn is_remote(kind: &str) -> bool {
+    is_nfs(kind) || matches!(kind, "cifs" | "smb3" | "ceph" | "9p")
 }
 
 /// Whether `kind` is NFS.
@@ -108,7 +114,6 @@ impl Source {
 
     fn mount_nfs(&self, target: &Path) -> io::Result<()> {
         let data = self.with_address()?;
-        let mut last = Errno::EPROTONOSUPPORT;
         for version in self.versions() {
             let mut data = data.clone();
             data.extend(version.map(str::to_owned));
@@ -118,12 +123,12 @@ impl Source {
             }
             match self.once(target, &data) {
                 Ok(()) => return Ok(()),
-                // This version is not the server's; or this is no version of the kernel's.
-                Err(e @ (Errno::EPROTONOSUPPORT | Errno::EPROTOTYPE)) => last = e,
+                // This version is not the server's, or not the kernel's.
+                Err(Errno::EPROTONOSUPPORT) => {}
                 Err(e) => return Err(e.into()),
             }
         }
-        Err(last.into())
+        Err(Errno::EPROTONOSUPPORT.into())
     }
 
     /// What is tried in turn: none is a version that the options name.

@@ -8,6 +8,7 @@ pub mod ext4;
 pub mod fstab;
 pub mod kexec;
 pub mod mount;
+pub mod mountinfo;
 pub mod signal;
 pub mod spawn;
 pub mod users;

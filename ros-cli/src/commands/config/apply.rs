@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,7 +19,7 @@ use crate::services::clock::uptime_ms;
 use crate::services::console::reload;
 use crate::services::listing::{self, print};
 use crate::services::roster::running_generation;
-use crate::services::{apply, progress, remote_mounts};
+use crate::services::{apply, detached, progress};
 
 fn changes(loaded: &Loaded) -> Result<Vec<Change>> {
     let before = applied::last()
@@ -103,9 +103,6 @@ fn act(loaded: &Loaded, changes: &[Change], keep: bool) -> Result<bool> {
     let mut failed: Vec<(String, String)> = Vec::new();
     if changes.iter().any(|change| change.effect == Effect::Now) {
         failed.extend(apply::now(&loaded.settings).into_iter().map(|why| (String::new(), why)));
-        if let Err(error) = remote_mounts::start(apply::wanted_mounts(&loaded.settings)) {
-            failed.push((String::new(), format!("mounts: {error:#}")));
-        }
     }
     let services: BTreeSet<&str> =
         changes.iter().filter_map(|change| service(change.effect)).collect();
@@ -183,21 +180,12 @@ pub fn confirm() -> Result<ExitCode> {
 
 /// Starts what ends the trial; it outlives whoever asked for it.
 pub fn start_guard() -> Result<()> {
-    let ros = std::env::current_exe().context("find this program")?;
-    Command::new(ros)
-        .args(["config", "guard"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("start what goes back")?;
-    Ok(())
+    detached::start(&["config", "guard"])
 }
 
 /// `ros config guard`: sleeps until the trial's end, and goes back when nobody confirmed.
 pub fn guard() -> Result<ExitCode> {
-    // Its own session: a closed terminal does not end it.
-    let _ = rustix::process::setsid();
+    detached::leave();
     let trials = Trials::machine();
     let Some(trial) = trials.current() else { return Ok(ExitCode::SUCCESS) };
     std::thread::sleep(Duration::from_millis(trial.deadline_ms.saturating_sub(uptime_ms())));

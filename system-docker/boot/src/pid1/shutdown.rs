@@ -4,8 +4,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use ros_sys::fstab;
+use ros_sys::mountinfo::{self, Entry};
 use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::{RebootCommand, reboot};
@@ -30,8 +33,6 @@ const KILLED: Duration = Duration::from_secs(5);
 const REMOTE: Duration = Duration::from_secs(15);
 /// For the disks to take what is written to them.
 const SYNC: Duration = Duration::from_secs(120);
-/// Types of file systems that are on other machines.
-const REMOTE_TYPES: [&str; 6] = ["nfs", "nfs4", "cifs", "smb3", "ceph", "9p"];
 
 /// What has to be stopped before all the rest.
 pub struct Stop {
@@ -165,22 +166,25 @@ fn sync(children: &mut Children<'_>) {
 /// What is written to other machines is theirs before the disks' turn. Where one does not answer, what it did not take is
 /// lost, and its mount is torn away: nothing later may wait for it.
 fn unmount_remote(children: &mut Children<'_>) {
-    let remote = remote_mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
-    let all = remote.clone();
-    let unmounted = remote.is_empty()
-        || bounded(REMOTE, children, move || {
-            for mount in all.iter().rev() {
-                let _ = unmount(mount, UnmountFlags::NOFOLLOW);
-            }
-        });
-    if unmounted {
+    let mut left = mount_points(mountinfo::own(), fstab::is_remote);
+    let (all, (ended, over)) = (left.clone(), mpsc::channel());
+    bounded(REMOTE, children, move || {
+        for mount in all.into_iter().rev() {
+            let _ = unmount(&mount, UnmountFlags::NOFOLLOW);
+            let _ = ended.send(mount);
+        }
+    });
+    // The list of mounts does not tell: one that is waited for has left it already.
+    let over: Vec<PathBuf> = over.try_iter().collect();
+    left.retain(|mount| !over.contains(mount));
+    if left.is_empty() {
         return;
     }
-    for mount in remote.iter().rev() {
+    for mount in &left {
         kmsg::error(&format!("{} does not answer; it is given up", mount.display()));
     }
     bounded(REMOTE, children, move || {
-        for mount in remote.iter().rev() {
+        for mount in left.iter().rev() {
             let flags = UnmountFlags::NOFOLLOW | UnmountFlags::FORCE;
             let _ = unmount(mount, flags);
             let _ = unmount(mount, flags | UnmountFlags::DETACH);
@@ -193,14 +197,14 @@ const STAY: [&str; 5] = ["/", "/proc", "/sys", "/dev", "/run"];
 
 /// Unmounts the newest first, again and again while that frees more; what then is left becomes read-only.
 fn unmount_all(children: &mut Children<'_>) {
-    let mut left = mounts();
+    let mut left = mount_points(mountinfo::own(), |_| true);
     loop {
         let before = left.len();
         for mount in left.iter().rev() {
             let _ = unmount(mount, UnmountFlags::NOFOLLOW);
             children.watchdog.feed();
         }
-        left = mounts();
+        left = mount_points(mountinfo::own(), |_| true);
         if left.is_empty() || left.len() >= before {
             break;
         }
@@ -212,33 +216,10 @@ fn unmount_all(children: &mut Children<'_>) {
     }
 }
 
-fn mounts() -> Vec<PathBuf> {
-    mount_points(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
-}
-
-/// Mount points in the order they were made, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)): the fifth
-/// field, with blanks and backslashes in octal.
-fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
-    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped);
-    points.filter(|point| !STAY.contains(&point.as_str())).map(PathBuf::from).collect()
-}
-
-/// Those of them that are on other machines: the type is the first field after the dash.
-fn remote_mounts(mountinfo: &str) -> Vec<PathBuf> {
-    let is_remote = |line: &&str| {
-        let kind = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next());
-        kind.is_some_and(|kind| REMOTE_TYPES.contains(&kind))
-    };
-    let lines: Vec<&str> = mountinfo.lines().filter(is_remote).collect();
-    mount_points(&lines.join("\n"))
-}
-
-fn unescaped(field: &str) -> String {
-    let mut text = field.to_owned();
-    for (code, plain) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
-        text = text.replace(code, plain);
-    }
-    text
+/// Mount points of file systems of some kind, in the order they were made.
+fn mount_points(all: Vec<Entry>, kind: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let points = all.into_iter().filter(|entry| kind(&entry.kind)).map(|entry| entry.point);
+    points.filter(|point| !STAY.iter().any(|stays| point == Path::new(stays))).collect()
 }
 
 fn finish(end: End, children: Children<'_>) -> ! {
@@ -273,13 +254,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mount_points_are_read_as_the_kernel_writes_them() {
+    fn some_mounts_stay_and_some_are_on_other_machines() {
         let text = "22 1 0:2 / / rw shared:1 - rootfs rootfs rw\n\
                     30 22 254:3 / /var rw,noatime shared:2 - ext4 /dev/vda3 rw\n\
                     31 30 0:40 / /var/lib/a\\040b rw - tmpfs tmpfs rw\n\
-                    32 22 0:5 / /dev rw - devtmpfs devtmpfs rw\nbroken\n";
-        assert_eq!(mount_points(text), [Path::new("/var"), Path::new("/var/lib/a b")]);
-        let nfs = format!("{text}33 22 0:50 / /mnt/n rw shared:9 - nfs4 10.0.2.2:/ext4 rw\n");
-        assert_eq!(remote_mounts(&nfs), [Path::new("/mnt/n")]);
+                    32 22 0:5 / /dev rw - devtmpfs devtmpfs rw\nbroken\n\
+                    33 22 0:50 / /mnt/n rw shared:9 - nfs4 10.0.2.2:/ext4 rw\n";
+        let points = |kind: fn(&str) -> bool| mount_points(mountinfo::parse(text), kind);
+        let all = ["/var", "/var/lib/a b", "/mnt/n"].map(PathBuf::from);
+        assert_eq!(points(|_| true), all);
+        assert_eq!(points(fstab::is_remote), all[2..]);
     }
 }

@@ -21,6 +21,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::{CloneFlags, setns, unshare};
+use ros_sys::mountinfo;
 use rustix::fs::{
     CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat,
 };
@@ -244,28 +245,10 @@ fn bind(
     Ok(tree)
 }
 
-/// Whether the mount that holds `path` shares with others; the last one that fits is on top.
+/// Whether the mount that holds `path` shares with others.
 fn is_shared(path: &Path) -> bool {
     let Ok(path) = path.canonicalize() else { return false };
-    let info = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut best = (0, false);
-    for line in info.lines() {
-        let mut fields = line.split(' ');
-        let Some(point) = fields.nth(4) else { continue };
-        let shared = fields
-            .skip(1)
-            .take_while(|field| *field != "-")
-            .any(|field| field.starts_with("shared:"));
-        if path.starts_with(unescaped(point)) && point.len() >= best.0 {
-            best = (point.len(), shared);
-        }
-    }
-    best.1
-}
-
-/// mountinfo writes blank, tab, newline and backslash as three octal digits.
-fn unescaped(text: &str) -> String {
-    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+    mountinfo::holder(&mountinfo::own(), &path).is_some_and(|mount| mount.group.is_some())
 }
 
 fn mount_root(root: &Root, root_dir: &Path, users: Option<&Users>) -> Result<(), RuntimeError> {
@@ -382,10 +365,5 @@ mod tests {
         assert!(dir.path().join("run/x/resolv.conf").is_file(), "made where the link leads");
         std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
         assert!(target(root.as_fd(), Path::new("/loop"), false).is_err());
-    }
-
-    #[test]
-    fn mountinfo_s_escapes() {
-        assert_eq!(unescaped("/a\\040b\\134c"), "/a b\\c");
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use nix::mount::{MntFlags, umount2};
 use ros_sys::fstab::Source;
+use ros_sys::mountinfo;
 
 use crate::engine::error::{ApiError, Result};
 
@@ -35,9 +36,7 @@ pub fn unmount(target: &Path) -> io::Result<()> {
 
 /// Whether something is mounted at `target`.
 pub fn is_mounted(target: &Path) -> bool {
-    let info = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let target = target.to_string_lossy();
-    info.lines().any(|line| line.split(' ').nth(4) == Some(&*target))
+    mountinfo::is_mounted(&mountinfo::own(), target)
 }
 
 #[cfg(test)]
