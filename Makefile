@@ -33,7 +33,7 @@ EMULATED := norandmaps
 REGISTRY := 127.0.0.1:$(REGISTRY_PORT)
 export PATH := $(HOME)/.cargo/bin:/usr/sbin:/sbin:$(PATH)
 
-.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api scale bench compare fuzz torture pairs docs figures clean
+.PHONY: help run ssh stop clean-vm setup build images images-for-test registry test test-api scale bench compare fuzz torture pairs space docs figures clean
 
 help:
 	@echo 'make run       build everything, boot ros in QEMU on this terminal (DETACH=1: in the background)'
@@ -47,6 +47,7 @@ help:
 	@echo 'make compare   docker'\''s command line here and with dockerd: where the answers differ (CASES=logs: only these)'
 	@echo 'make torture   the power is cut CUTS=500 times (REPORT=docs/reliability.md: the tables go there)'
 	@echo 'make pairs     every way between five releases, up and down, in a machine; minutes'
+	@echo 'make space     what ten versions take on the disk, and fifty upgrades on the smallest; half an hour'
 	@echo 'make docs      docs/docker-api.md from the router'
 	@echo 'make figures   sizes, boot times, memory, as SPECIFICATION.md has them'
 	@echo 'variables      MEMORY= DISK_SIZE= CLOUD_CONFIG= RELEASE= FIRMWARE=bios|uefi SSH_PORT= PROFILE='
@@ -134,6 +135,10 @@ torture: images-for-test
 # Every way between five releases, up and down, of every class.
 pairs: images-for-test
 	ROS_PROGRAMS=$(BIN) cargo test --workspace --test vm -- --ignored --nocapture every_way_between
+
+# Ten versions side by side, then fifty upgrades with a boot set each, on the smallest disk.
+space: images-for-test
+	ROS_PROGRAMS=$(BIN) cargo test --workspace --test vm -- --ignored --nocapture ten_versions
 
 clean: stop
 	rm -rf target

@@ -37,6 +37,26 @@ impl Bench {
         run(copy.args(["-al"]).arg(&from).arg(self.out.join("releases")))
     }
 
+    /// Builds the release `version` of the folder `definitions`, with the programs beside the builder.
+    ///
+    /// # Errors
+    /// When the builder fails.
+    pub fn build(&self, version: &str, definitions: &Path) -> Result<()> {
+        let programs = self.builder.parent().context("the builder is in no folder")?;
+        let mut builder = self.builder();
+        builder.arg("--bin-dir").arg(programs).arg("--definitions").arg(definitions);
+        run(builder.arg("--cache").arg(images().join("cache")).args(["release", version]))
+    }
+
+    /// Removes a copy.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn forget(&self, version: &str) -> Result<()> {
+        let copy = self.out.join("releases").join(version);
+        fs::remove_dir_all(&copy).with_context(|| format!("remove {}", copy.display()))
+    }
+
     /// A new private key; its public half as PEM.
     ///
     /// # Errors

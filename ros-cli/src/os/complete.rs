@@ -6,6 +6,7 @@ use ros_api::{Generation, Release};
 
 use super::boot_sets::BootSets;
 use super::machine::Machine;
+use super::programs;
 use crate::services::engine::Engine;
 
 /// Refuses a generation of which something is missing.
@@ -18,7 +19,7 @@ pub async fn check(machine: &Machine, generation: &Generation, engine: &Engine) 
     if let Err(error) = BootSets::of_machine().verify(&release.boot_set) {
         missing.push(format!("{error:#}"));
     }
-    for name in ["ros", "system-docker"] {
+    for name in programs::NAMES {
         let path = machine.generations.dir(generation.number).join("bin").join(name);
         if !path.is_file() {
             missing.push(format!("{} is missing", path.display()));

@@ -12,16 +12,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use ros_api::generation::Status;
-use ros_api::{Digest, Generation, Generations, Reference, Release, durable, paths};
+use ros_api::{Digest, Generation, Generations, Reference, Release, paths};
 use serde::{Deserialize, Serialize};
 
 use super::asked::now;
 use super::boot_sets::BootSets;
 use super::config_check;
 use super::copy::copy;
-use super::menu;
+use super::{menu, programs};
 
 /// What is to be installed.
 #[derive(clap::Args, Debug, Clone)]
@@ -92,18 +92,9 @@ impl Places {
     fn put_generation(&self, order: &Order, release: &Release) -> Result<u32> {
         let number = self.generations.next_number()?;
         let dir = self.generations.begin(number)?;
-        let bin = dir.join("bin");
-        fs::create_dir(&bin).with_context(|| format!("create {}", bin.display()))?;
-        for name in ["ros", "system-docker"] {
-            let found = copy(&self.release.join("bin").join(name), &bin.join(name), 0o755)?;
-            let expected = release.programs.get(name).copied().unwrap_or(found);
-            ensure!(
-                found == expected,
-                "{name} of the release is damaged: expected {expected}, found {found}"
-            );
-        }
         copy(&self.release.join("release.yml"), &dir.join("release.yml"), 0o644)?;
-        durable::sync_parent(&bin.join("ros"))?;
+        let (from, bin) = (self.release.join("bin"), dir.join("bin"));
+        programs::put(&self.generations, release, &from, &bin)?;
         self.generations.commit(&Generation {
             number,
             version: release.version.clone(),
@@ -120,8 +111,20 @@ impl Places {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
     use crate::os::machine::tests::release;
+
+    #[test]
+    fn a_program_that_was_changed_here_is_shared_with_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(dir.path());
+        places.install(&order()).unwrap();
+        fs::write(places.generations.dir(1).join("bin/ros"), "changed").unwrap();
+        places.install(&Order { append: "a=b".into(), ..order() }).unwrap();
+        assert_eq!(fs::read(places.generations.dir(2).join("bin/ros")).unwrap(), b"b");
+    }
 
     fn places(dir: &Path) -> Places {
         let source = dir.join("ros");
@@ -160,6 +163,13 @@ mod tests {
             2,
             "other kernel arguments, another generation"
         );
+        let program = |number: u32, name: &str| {
+            let path = places.generations.dir(number).join("bin").join(name);
+            fs::metadata(path).unwrap().ino()
+        };
+        assert_eq!(program(1, "ros"), program(2, "ros"), "what is the same is there once");
+        // Of this one the lock file does not say what it is.
+        assert_ne!(program(1, "system-docker"), program(2, "system-docker"));
         let set = dir.path().join("sets").join(Digest::of(b"b").hex());
         assert_eq!(fs::read(set.join("vmlinuz")).unwrap(), b"b");
         assert_eq!(places.generations.get(1).unwrap().status, Status::Staged);

@@ -35,6 +35,7 @@ pub mod menu;
 pub mod pins;
 pub mod plan;
 pub mod preflight;
+pub mod programs;
 pub mod prune;
 pub mod releases;
 pub mod rights;

@@ -9,7 +9,6 @@
 //! generation goes back to its services.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -18,7 +17,7 @@ use ros_api::release::ServiceImage;
 use ros_api::{Generation, Generations, Reference, Release, durable};
 use serde::{Deserialize, Serialize};
 
-use super::copy::copy;
+use super::programs;
 
 /// The pins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,23 +144,15 @@ pub fn generation_with(
     if let Some(there) = generations.list()?.iter().rev().find(same) {
         return Ok(there.number);
     }
-    copied(generations, &of, &text)
+    copied(generations, &of, wanted)
 }
 
-/// Another generation of the same release, with the lock file `text`.
-fn copied(generations: &Generations, of: &Generation, text: &str) -> Result<u32> {
+/// Another generation of the same release, with another lock file.
+fn copied(generations: &Generations, of: &Generation, wanted: &Release) -> Result<u32> {
     let number = generations.next_number()?;
     let (from, dir) = (generations.dir(of.number).join("bin"), generations.begin(number)?);
-    let bin = dir.join("bin");
-    fs::create_dir(&bin).with_context(|| format!("create {}", bin.display()))?;
-    for name in ["ros", "system-docker"] {
-        let (from, to) = (from.join(name), bin.join(name));
-        // The same file: nobody writes to a program that is installed.
-        if fs::hard_link(&from, &to).is_err() {
-            copy(&from, &to, 0o755)?;
-        }
-    }
-    durable::sync_parent(&bin.join("ros"))?;
+    programs::put(generations, wanted, &from, &dir.join("bin"))?;
+    let text = wanted.to_yaml();
     durable::write(&dir.join("release.yml"), text.as_bytes(), 0o644)?;
     let status = ros_api::generation::Status::Staged;
     generations.commit(&Generation {
@@ -175,8 +166,11 @@ fn copied(generations: &Generations, of: &Generation, text: &str) -> Result<u32>
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::os::machine::tests::{machine, release};
+    use ros_api::Digest;
     use ros_api::generation::Status;
 
     fn held(version: &str, content: &str) -> Held {
@@ -206,13 +200,19 @@ mod tests {
     fn a_generation_with_other_pins_is_another_generation() {
         let dir = tempfile::tempdir().unwrap();
         let generations = Generations::at(dir.path());
-        let (plain, wanted) =
-            (release("v1", "b", &[("console", "new")]), release("v1", "b", &[("console", "old")]));
+        let programs = [("ros", "r"), ("system-docker", "d")];
+        let release = |content| Release {
+            programs: programs
+                .map(|(name, text)| (name.into(), Digest::of(text.as_bytes())))
+                .into(),
+            ..release("v1", "b", &[("console", content)])
+        };
+        let (plain, wanted) = (release("new"), release("old"));
         let installed = machine(&[("v1", Status::Good)]).installed;
         let folder = generations.begin(1).unwrap();
         fs::create_dir(folder.join("bin")).unwrap();
-        for (name, text) in [("bin/ros", "r"), ("bin/system-docker", "d")] {
-            fs::write(folder.join(name), text).unwrap();
+        for (name, text) in programs {
+            fs::write(folder.join("bin").join(name), text).unwrap();
         }
         fs::write(folder.join("release.yml"), plain.to_yaml()).unwrap();
         generations.commit(&installed[0]).unwrap();

@@ -14,4 +14,5 @@ mod replace;
 mod runtime;
 mod sick;
 mod site;
+mod space;
 mod tls;
