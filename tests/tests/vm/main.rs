@@ -6,6 +6,7 @@ mod clouds;
 mod config;
 mod docker;
 mod install;
+mod interrupted;
 mod live;
 mod networks;
 mod powercut;

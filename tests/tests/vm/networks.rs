@@ -242,7 +242,7 @@ fn addresses(docker: &Docker) -> Result<Value> {
 }
 
 /// As a fault would: PID 1 starts the next one.
-fn kill_the_daemon(site: &Site) -> Result<()> {
+pub fn kill_the_daemon(site: &Site) -> Result<()> {
     site.guest.ok(
         "for dir in /proc/[0-9]*; do \
          case \"$(tr '\\0' ' ' < $dir/cmdline 2>/dev/null)\" in *'system-docker daemon'*) kill -9 ${dir#/proc/}; exit 0;; esac; \

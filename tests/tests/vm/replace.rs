@@ -194,6 +194,6 @@ fn plant_huge(registry: &Registry) -> Result<()> {
     registry.put_manifest("os", "v1.14-huge", &huge.to_string())
 }
 
-fn generations(site: &Site) -> Result<String> {
+pub fn generations(site: &Site) -> Result<String> {
     site.guest.ok("ls /var/lib/ros/generations; readlink /var/lib/ros/generations/current; cat /boot/grub/grubenv; ls /boot/sets")
 }
