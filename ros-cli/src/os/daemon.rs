@@ -202,7 +202,10 @@ pub async fn pull(name: &Reference, mut each: impl FnMut(&PullLine)) -> Result<O
     let mut answer = ask("POST", &format!("/images/create?fromImage={name}")).await?;
     let (mut text, mut fetched) = (Vec::new(), None);
     while let Some(frame) = answer.frame().await {
-        text.extend_from_slice(frame?.data_ref().map_or(&[][..], |data| data));
+        let frame = frame.context(
+            "the daemon ended while it answered: it is started again, and the same command goes on",
+        )?;
+        text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
         while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = text.drain(..=end).collect();
             let Ok(line) = serde_json::from_slice::<PullLine>(&line) else { continue };

@@ -60,7 +60,8 @@ fn whatever_ends_an_upgrade_the_same_command_goes_on() -> Result<()> {
     begin(&site)?;
     line.wait_silent(STAGE)?;
     kill_the_daemon(&site)?;
-    ended(&site, "daemon", &before)?;
+    let said = ended(&site, "daemon", &before)?;
+    ensure!(said.contains("the daemon ended while it answered"), "{said}");
     drop(line);
 
     // While it installs: the installer is killed, then the command, which the installer does without.

@@ -199,7 +199,20 @@ fn a_service_that_is_sick_is_put_back() -> Result<()> {
         let again = site.guest.run(&format!("ros os upgrade -y -i os:{version}"))?;
         ensure!(again.status == 1 && again.stderr.contains("failed on this machine"), "{again:?}");
     }
-    it_upgrades_by_itself(&site, &boot)
+    it_upgrades_by_itself(&site, &boot)?;
+    what_the_user_checks_must_hold(&site, &boot)
+}
+
+/// A command, and an address that answers before and after.
+fn what_the_user_checks_must_hold(site: &Site, boot: &str) -> Result<()> {
+    let url = format!("http://10.0.2.2:{}/v2/", site.registry_port);
+    let not_back = "test $(ros os version) != v1.0";
+    let checks = json!({"ros": {"upgrade": {"policy": "none", "health": [url, not_back]}}});
+    site.configure(&checks.to_string())?;
+    let ran = site.guest.run("ros os rollback -f v1.0")?;
+    ensure!(ran.status == 1 && ran.stderr.contains(&format!("going back: {not_back}")), "{ran:?}");
+    ensure!(!ran.stderr.contains("not counted"), "{ran:?}");
+    runs(site, boot, "v1.1", 4)
 }
 
 /// Never to what failed here, never over a metered line, and else without anybody.
