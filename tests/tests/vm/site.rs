@@ -20,6 +20,9 @@ pub const WAY_BACK: Duration = Duration::from_secs(480);
 /// Bytes of a socket's path: 108 (unix(7)), less what ssh puts behind it until the socket is there.
 const LONGEST_LINE: usize = 85;
 
+/// What the Makefile gives to the kernels of emulated machines.
+const EMULATED: &str = "norandmaps cryptomgr.notests mitigations=off init_on_alloc=0";
+
 /// What a case has.
 pub struct Site {
     pub dir: PathBuf,
@@ -89,7 +92,7 @@ impl Site {
         spec.direct = Some(Direct {
             kernel: images.join("vmlinuz"),
             initrd: images.join("initrd-live"),
-            append: format!("console=ttyS0 panic=5 norandmaps {append}"),
+            append: format!("console=ttyS0 panic=5 {EMULATED} {append}"),
         });
         Ok(spec)
     }
