@@ -339,6 +339,7 @@ impl Build {
             labels: BTreeMap::from([
                 (labels::RELEASE.into(), release.version.clone()),
                 (labels::RELEASE_LOCK.into(), release.to_yaml()),
+                (labels::PACKAGES.into(), sbom::list(&self.pool, packages)?),
             ]),
             ..Run::default()
         };

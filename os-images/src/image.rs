@@ -74,6 +74,7 @@ impl<'a> Images<'a> {
         if let Some(spec) = varied(&definition, variation).spec()? {
             run.labels.insert(labels::SERVICE.into(), serde_json::to_string(&spec)?);
         }
+        run.labels.insert(labels::PACKAGES.into(), sbom::list(self.pool, &composed.packages)?);
         self.blobs.image(layers, &run)
     }
 

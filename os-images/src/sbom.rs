@@ -65,6 +65,15 @@ pub fn document(
     Ok(serde_json::to_vec(&document)?)
 }
 
+/// The same packages in the words of the label `ros_api::labels::PACKAGES`.
+///
+/// # Errors
+/// When a package cannot be read.
+pub fn list(pool: &Pool, packages: &BTreeSet<String>) -> Result<String> {
+    let one = |name: &String| Ok(format!("{name}={}", pool.package(name)?.version));
+    Ok(packages.iter().map(one).collect::<Result<Vec<_>>>()?.join(" "))
+}
+
 fn own_package(own: &Own) -> Value {
     json!({
         "SPDXID": format!("SPDXRef-{}", identifier(&own.name)),

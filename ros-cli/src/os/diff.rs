@@ -4,8 +4,10 @@ use anyhow::Result;
 use ros_api::{Digest, Reference, Release};
 
 use super::daemon::{self, Remote};
+use super::history::History;
 use super::live::steps::{self, Services};
 use super::machine::Machine;
+use super::packages::{self, Packages};
 use super::plan::{Class, Plan};
 use super::source::Source;
 use super::upgrade::missing_services;
@@ -20,6 +22,7 @@ struct Side {
     own: Option<Remote>,
     missing: Vec<(Reference, Remote)>,
     services: Services,
+    packages: Option<Packages>,
 }
 
 /// What differs, as an upgrade from `a` to `b` would plan it; what is to be fetched is counted for this machine.
@@ -39,6 +42,9 @@ pub async fn diff(machine: &Machine, a: &str, b: &str) -> Result<Plan> {
         Class::Reboot => Some("kernel or initrd change".into()),
         _ => at_boot.first().map(|name| format!("{name} runs only at a boot")),
     };
+    plan.packages =
+        a.packages.as_ref().zip(b.packages.as_ref()).map(|(a, b)| packages::changes(a, b));
+    plan.expect(&History::of_machine().list()?);
     Ok(plan)
 }
 
@@ -57,5 +63,7 @@ async fn side(machine: &Machine, engine: &Engine, version: &str) -> Result<Side>
     };
     let missing = missing_services(engine, &Source::Registry, &release, &image).await?;
     let services = definitions::of_release(engine, &release, &image, &missing).await?;
-    Ok(Side { release, image, digest, own, missing, services })
+    let packages =
+        packages::of_release(engine, &release, (&image, digest), own.as_ref(), &missing).await;
+    Ok(Side { release, image, digest, own, missing, services, packages })
 }

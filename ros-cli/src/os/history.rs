@@ -117,6 +117,57 @@ impl Verdict {
     }
 }
 
+/// How long something will be gone, by what it took here before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Expected {
+    /// A service, or the machine.
+    pub what: String,
+    /// Milliseconds, the median; none when it was not done here yet.
+    pub ms: Option<u64>,
+    /// How often it was done before.
+    pub times: usize,
+}
+
+impl std::fmt::Display for Expected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { what, ms, times } = self;
+        match ms {
+            None => write!(f, "{what}: not known, it was not done here yet"),
+            Some(ms) if *times == 1 => write!(f, "{what} {ms} ms, as once before"),
+            Some(ms) => write!(f, "{what} {ms} ms, as {times} times before"),
+        }
+    }
+}
+
+/// What `replaced` (by name) and a boot, if there is one, will be gone for: a pure function of the receipts.
+#[must_use]
+pub fn expected(
+    receipts: &[Receipt],
+    replaced: &[(String, Act)],
+    boot: bool,
+    kexec: bool,
+) -> Vec<Expected> {
+    let of = |what: &str, mut took: Vec<u64>| {
+        took.sort_unstable();
+        let ms = took.get(took.len() / 2).copied();
+        Expected { what: what.to_owned(), ms, times: took.len() }
+    };
+    if boot {
+        let same = |receipt: &&Receipt| receipt.reboot && receipt.kexec == kexec;
+        return vec![of(
+            "the machine",
+            receipts.iter().filter(same).filter_map(|r| r.down_ms).collect(),
+        )];
+    }
+    let gaps = |name: &str, act: Act| {
+        let all = receipts.iter().flat_map(|receipt| &receipt.services);
+        all.filter(|served| served.name == name && served.how == act)
+            .map(|served| served.gap_ms)
+            .collect()
+    };
+    replaced.iter().map(|(name, act)| of(name, gaps(name, *act))).collect()
+}
+
 /// What a machine knows of the generation that a pending receipt is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
@@ -350,5 +401,31 @@ pub mod tests {
         }
         let numbers: Vec<u32> = history.list().unwrap().iter().map(|r| r.number).collect();
         assert_eq!((numbers.len(), numbers[0]), (KEPT, 4));
+    }
+
+    #[test]
+    fn what_it_took_before_is_what_is_expected() {
+        let done = |gap_ms, down_ms: Option<u64>, kexec| Receipt {
+            reboot: down_ms.is_some(),
+            kexec,
+            down_ms,
+            services: vec![Served { name: "ntp".into(), how: Act::Restart, gap_ms }],
+            ..receipt(1)
+        };
+        let all =
+            [done(900, None, false), done(700, Some(9000), true), done(800, Some(20_000), false)];
+        let said = |replaced: &[(&str, Act)], boot, kexec| {
+            let replaced: Vec<(String, Act)> =
+                replaced.iter().map(|(name, act)| ((*name).to_owned(), *act)).collect();
+            let expected = expected(&all, &replaced, boot, kexec);
+            expected.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(said(&[("ntp", Act::Restart)], false, false), "ntp 800 ms, as 3 times before");
+        assert_eq!(
+            said(&[("ntp", Act::Overlap)], false, false),
+            "ntp: not known, it was not done here yet"
+        );
+        assert_eq!(said(&[], true, true), "the machine 9000 ms, as once before");
+        assert_eq!(said(&[], false, false), "");
     }
 }

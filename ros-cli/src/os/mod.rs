@@ -32,6 +32,7 @@ pub mod list;
 pub mod live;
 pub mod machine;
 pub mod menu;
+pub mod packages;
 pub mod pins;
 pub mod plan;
 pub mod preflight;

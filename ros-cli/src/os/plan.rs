@@ -7,8 +7,9 @@ use ros_api::{Digest, Reference, Release, paths};
 use serde::Serialize;
 
 use super::daemon::Remote;
+use super::history::{self, Expected, Receipt};
 use super::live::daemon;
-use super::live::steps::Step;
+use super::live::steps::{Act, Step};
 use super::signature::Signed;
 
 /// The least that must restart.
@@ -80,6 +81,10 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What services gain and give up.
     pub rights: Vec<String>,
+    /// Packages that change; none when an image does not say what it has.
+    pub packages: Option<Vec<String>>,
+    /// How long what will be gone, by what it took here before.
+    pub down: Vec<Expected>,
     /// Why the machine has to be booted; none when it has not.
     pub boot: Option<String>,
     /// Without firmware and boot loader.
@@ -141,6 +146,8 @@ impl Plan {
             held: Vec::new(),
             steps: Vec::new(),
             rights: Vec::new(),
+            packages: None,
+            down: Vec::new(),
             boot: None,
             kexec: false,
             no_kexec: None,
@@ -157,6 +164,15 @@ impl Plan {
                 0
             },
         }
+    }
+
+    /// Says how long what will be gone: once it is known what is done.
+    pub fn expect(&mut self, receipts: &[Receipt]) {
+        let replaces = |act: &Act| !matches!(act, Act::Start | Act::Stop);
+        let steps = self.steps.iter().filter(|step| replaces(&step.act));
+        let mut replaced: Vec<_> = steps.map(|step| (step.name.clone(), step.act)).collect();
+        replaced.extend(self.daemon.then(|| (daemon::NAME.to_owned(), Act::TakeOver)));
+        self.down = history::expected(receipts, &replaced, self.boot.is_some(), self.kexec);
     }
 
     /// Bytes to come over the network.
@@ -209,6 +225,14 @@ impl Plan {
         }
         for right in &self.rights {
             line("rights", right.clone());
+        }
+        match self.packages.as_deref() {
+            None => line("packages", "not known: an image does not say".into()),
+            Some([]) => line("packages", "unchanged".into()),
+            Some(changes) => changes.iter().for_each(|change| line("package", change.clone())),
+        }
+        for expected in &self.down {
+            line("down", expected.to_string());
         }
         let kernel =
             self.kernel.as_ref().map(|(old, new)| format!(": {old} -> {new}")).unwrap_or_default();
@@ -285,7 +309,6 @@ pub fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::live::steps::Act;
     use crate::os::machine::tests::release;
 
     fn plan(old: &Release, new: &Release) -> Plan {

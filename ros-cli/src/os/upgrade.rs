@@ -19,14 +19,17 @@ use super::history::{History, Receipt, Verdict};
 use super::kexec::Platform;
 use super::live::{start, steps};
 use super::machine::Machine;
+use super::packages::{self, Packages};
 use super::pins::generation_with;
 use super::plan::{Class, Plan};
 use super::source::Source;
 use super::trust;
 use super::{
     allowed, complete, config_check, definitions, installer, menu, preflight, rights, room, switch,
+    user_checks,
 };
 use crate::commands::power::request_of_init;
+use crate::services::configuration::Configuration;
 use crate::services::engine::Engine;
 
 /// One upgrade at a time.
@@ -110,6 +113,10 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
     plan.rights = rights::changes(&old, &new);
     plan.boot = why_boot(&machine, &plan, how.append(), how, &steps::needs_boot(&old, &new));
     plan.boot_by_kexec(how.kexec(&machine), &Platform::of_machine());
+    let asked =
+        packages::of_release(&engine, &release, (&image, remote.digest), Some(&remote), &services);
+    plan.packages = packages_changed(&machine, &engine, asked.await).await;
+    plan.expect(&History::of_machine().list()?);
     if let Some(current) = machine.current().filter(|_| plan.class == Class::None)
         && (current.digest, current.append.as_str()) == (remote.digest, how.append())
     {
@@ -140,6 +147,18 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
     let by = if how.automatic { "automatic" } else { "upgrade" };
     let change = Change { by, plan: &plan, fetched };
     finish(&machine, &generation, &change, how, &engine).await
+}
+
+/// What changes from the packages that run to those of what is asked for.
+async fn packages_changed(
+    machine: &Machine,
+    engine: &Engine,
+    asked: Option<Packages>,
+) -> Option<Vec<String>> {
+    let Generation { image, digest, .. } = machine.current()?;
+    let release = &machine.running.release;
+    let runs = packages::of_release(engine, release, (image, *digest), None, &[]).await?;
+    Some(packages::changes(&runs, &asked?))
 }
 
 /// What is done, and what it took.
@@ -250,6 +269,9 @@ pub async fn rollback(version: Option<&str>, how: &How) -> Result<()> {
     plan.steps = steps::steps(&old, &new);
     plan.boot = why_boot(&machine, &plan, append, how, &steps::needs_boot(&old, &new));
     plan.boot_by_kexec(how.kexec(&machine), &Platform::of_machine());
+    let asked = packages::of_release(&engine, &release, (image, *digest), None, &[]).await;
+    plan.packages = packages_changed(&machine, &engine, asked).await;
+    plan.expect(&History::of_machine().list()?);
     talk(&plan.text());
     confirm(&format!("Go back from {} to {}?", machine.version(), generation.version), how.yes)?;
     let change = Change { by: "rollback", plan: &plan, fetched: Some(0) };
@@ -394,6 +416,8 @@ async fn finish(
         talk(&format!("{version} runs (generation {number})\n"));
         return Ok(());
     }
+    let checks = user_checks::wanted(&Configuration::load().settings);
+    user_checks::keep(*number, user_checks::that_hold(engine, &checks).await)?;
     switch::to_trial(&machine.generations, generation, machine.current())?;
     if how.no_reboot {
         talk(&format!(

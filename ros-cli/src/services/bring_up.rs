@@ -31,6 +31,7 @@ use super::report::{Outcome, ServiceReport, ServicesReport};
 use super::roster::{Roster, Running};
 use super::{cloud_init, registries};
 use crate::os::live::swap;
+use crate::os::user_checks;
 
 /// How long the daemon may take to answer.
 const DAEMON_LIMIT: Duration = Duration::from_secs(60);
@@ -80,6 +81,9 @@ pub async fn bring_up() -> Result<ServicesReport> {
     all.remove_strangers().await;
     all.take_up_switch().await;
     all.run().await;
+    if all.report.sick_essentials().is_empty() {
+        all.report.lost = user_checks::lost_by_boot(&all.engine, all.running.generation).await;
+    }
     Ok(all.finish())
 }
 

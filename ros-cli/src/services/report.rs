@@ -15,7 +15,10 @@ pub struct ServicesReport {
     pub start_ms: u64,
     /// When the last service settled.
     pub end_ms: u64,
-    /// Whether every essential service is ready.
+    /// What held before the boot into this generation and no longer does, each with why.
+    #[serde(default)]
+    pub lost: Vec<String>,
+    /// Whether every essential service is ready, and nothing is lost.
     pub healthy: bool,
     /// What was wrong with configuration and definitions, for people.
     pub warnings: Vec<String>,
@@ -79,13 +82,14 @@ impl ServicesReport {
         self.services.iter_mut().find(|service| service.name == name)
     }
 
-    /// The essential services that are sick, each with why: `ntp: ended with 1`.
+    /// The essential services that are sick and what is lost, each with why: `ntp: ended with 1`.
     #[must_use]
     pub fn sick_essentials(&self) -> Vec<String> {
         self.services
             .iter()
             .filter(|service| service.essential && service.outcome == Outcome::Sick)
             .map(|service| format!("{}: {}", service.name, service.note))
+            .chain(self.lost.iter().cloned())
             .collect()
     }
 }

@@ -2,6 +2,9 @@
 
 /// On a service image: its [`crate::ServiceSpec`] as JSON.
 pub const SERVICE: &str = "io.ros.service";
+/// On every image of a release: the Debian packages that something in it is from, as its bill of materials has them:
+/// `name=version`, with blanks between.
+pub const PACKAGES: &str = "io.ros.packages";
 /// On a container: the name of the service it is.
 pub const SERVICE_NAME: &str = "io.ros.service.name";
 /// On a container: the number of the generation that made it.

@@ -26,6 +26,8 @@ pub const GENERATIONS: &str = "/var/lib/ros/generations";
 pub const PINS: &str = "/var/lib/ros/pins.json";
 /// A switch of services in the running system that is not over: what it is about, and how far it is.
 pub const SWITCH: &str = "/var/lib/ros/switch.json";
+/// What held before the boot into a generation and must hold after it: [`GENERATIONS`] and the user's checks.
+pub const CHECKS: &str = "/var/lib/ros/checks.json";
 /// One receipt a change of the OS, `<number>.json`.
 pub const HISTORY: &str = "/var/lib/ros/history";
 /// The user's configuration.

@@ -27,6 +27,14 @@ fn what_cannot_boot_or_stays_sick_goes_back() -> Result<()> {
     for version in ["v1.4-panic", "v1.12-half", "v1.5-sick"] {
         boot = goes_back(&site, &boot, version, "")?;
     }
+    // Every service is ready, and what held before does not.
+    site.configure("ros: {upgrade: {health: ['test $(ros os version) = v1.0']}}")?;
+    goes_back(&site, &boot, "v1.2", "")?;
+    let reason = site.status()?["last_failure"]["reason"].to_string();
+    ensure!(
+        reason.contains("test $(ros os version) = v1.0: health check ended with 1"),
+        "{reason}"
+    );
     Ok(())
 }
 
