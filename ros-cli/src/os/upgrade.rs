@@ -116,7 +116,7 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
     let asked =
         packages::of_release(&engine, &release, (&image, remote.digest), Some(&remote), &services);
     plan.packages = packages_changed(&machine, &engine, asked.await).await;
-    plan.expect(&History::of_machine().list()?);
+    plan.expect(&History::of_machine().list().unwrap_or_default());
     if let Some(current) = machine.current().filter(|_| plan.class == Class::None)
         && (current.digest, current.append.as_str()) == (remote.digest, how.append())
     {
@@ -271,7 +271,7 @@ pub async fn rollback(version: Option<&str>, how: &How) -> Result<()> {
     plan.boot_by_kexec(how.kexec(&machine), &Platform::of_machine());
     let asked = packages::of_release(&engine, &release, (image, *digest), None, &[]).await;
     plan.packages = packages_changed(&machine, &engine, asked).await;
-    plan.expect(&History::of_machine().list()?);
+    plan.expect(&History::of_machine().list().unwrap_or_default());
     talk(&plan.text());
     confirm(&format!("Go back from {} to {}?", machine.version(), generation.version), how.yes)?;
     let change = Change { by: "rollback", plan: &plan, fetched: Some(0) };

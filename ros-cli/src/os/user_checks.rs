@@ -10,7 +10,7 @@ use anyhow::Result;
 use cloud_config::Settings;
 use ros_api::{durable, paths};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::live::probe::exec;
 use super::trial::Trial;
@@ -18,6 +18,8 @@ use crate::services::engine::Engine;
 
 /// Where they run: the console sees what the user sees.
 const CONSOLE: &str = "console";
+/// How long one may take: no verdict waits for ever.
+const LIMIT: Duration = Duration::from_secs(20);
 /// How long they may take to hold after a boot in which every service is ready.
 const AFTER_BOOT: Duration = Duration::from_secs(30);
 const EVERY: Duration = Duration::from_secs(1);
@@ -59,8 +61,10 @@ fn command(check: &str) -> Vec<String> {
 /// # Errors
 /// With what it said when it does not hold.
 pub async fn run(engine: &Engine, check: &str) -> Result<(), String> {
-    let ran = exec(engine, CONSOLE, command(check)).await;
-    ran.map_err(|error| format!("{check}: {error:#}"))
+    match timeout(LIMIT, exec(engine, CONSOLE, command(check))).await {
+        Ok(ran) => ran.map_err(|error| format!("{check}: {error:#}")),
+        Err(_) => Err(format!("{check}: it did not end within {} s", LIMIT.as_secs())),
+    }
 }
 
 /// Those of `checks` that hold now. One that does not hold before a change says nothing about it.
