@@ -156,6 +156,7 @@ impl Build {
             version: version.to_owned(),
             kernel: self.kernel()?.version.clone(),
             config_schema: 1,
+            config_keys: config_keys(&definition.config_removed),
             config_removed: definition.config_removed,
             minimum: Minimum { memory_mib: definition.memory_mib.unwrap_or(0) },
             boot_set,
@@ -365,6 +366,19 @@ fn boot_loader() -> Result<Tree> {
         tree.put(inside.trim_start_matches('/'), Entry::file(content, 0o644));
     }
     Ok(tree)
+}
+
+/// Every key of the configuration that the programs read, but `removed` and what is below them.
+fn config_keys(removed: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    cloud_config::schema::walk(&mut |path, _| {
+        keys.insert(path.to_owned());
+    });
+    let below = |path: &str, key: &str| {
+        path.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    keys.retain(|path| !removed.keys().any(|key| below(path, key)));
+    keys
 }
 
 /// Every package that a definition names.

@@ -63,6 +63,8 @@ pub struct Spec {
     pub ssh_port: Option<u16>,
     /// Further network cards, in order.
     pub cards: Vec<Card>,
+    /// Whether it has a hardware watchdog.
+    pub watchdog: bool,
     /// What the firmware says, in the words of `-smbios`.
     pub smbios: Vec<String>,
     /// Whether to use KVM (see [`kvm_works`]).
@@ -86,7 +88,7 @@ pub fn hardware_address(index: usize) -> String {
 }
 
 impl Spec {
-    /// 512 MiB, two processors, BIOS, a network card, no disk, emulated.
+    /// 512 MiB, two processors, BIOS, a network card, a watchdog, no disk, emulated.
     #[must_use]
     pub fn new(dir: &Path) -> Self {
         Self {
@@ -101,6 +103,7 @@ impl Spec {
             direct: None,
             ssh_port: None,
             cards: Vec::new(),
+            watchdog: true,
             smbios: Vec::new(),
             kvm: false,
         }
@@ -139,7 +142,9 @@ impl Spec {
             "none",
             "-nodefaults",
         ]);
-        qemu.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
+        if self.watchdog {
+            qemu.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
+        }
         qemu.args(["-device", "virtio-rng-pci"]);
         qemu.arg("-qmp").arg(format!("unix:{},server,nowait", self.qmp_socket().display()));
         self.add_disks(&mut qemu);

@@ -170,6 +170,7 @@ pub mod tests {
             version: version.into(),
             kernel: "6".into(),
             config_schema: 1,
+            config_keys: Default::default(),
             config_removed: BTreeMap::new(),
             minimum: Minimum::default(),
             boot_set: BootSet {

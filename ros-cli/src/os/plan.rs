@@ -75,6 +75,8 @@ pub struct Plan {
     pub services: Vec<(String, Change)>,
     /// Keys that are set here and no longer read, each with what to do.
     pub config: Vec<String>,
+    /// Keys of the configuration that are new or gone: `+ ros.time`, `- ros.time`.
+    pub config_keys: Vec<String>,
     /// Services that are held, each with its version.
     pub held: Vec<String>,
     /// What is done to services, in order, when nothing is booted for it.
@@ -143,6 +145,7 @@ impl Plan {
             class,
             services,
             config: Vec::new(),
+            config_keys: config_keys(old, new),
             held: Vec::new(),
             steps: Vec::new(),
             rights: Vec::new(),
@@ -216,6 +219,9 @@ impl Plan {
         for key in &self.config {
             line("config", key.clone());
         }
+        for change in &self.config_keys {
+            line("key", change.clone());
+        }
         for held in &self.held {
             line("held", held.clone());
         }
@@ -257,6 +263,16 @@ impl Plan {
 /// Whether both have the same `ros` and `system-docker`; a lock file that does not say has others.
 fn same_programs(old: &Release, new: &Release) -> bool {
     !old.programs.is_empty() && old.programs == new.programs
+}
+
+/// Keys that only one of the two reads; nothing when one does not say.
+fn config_keys(old: &Release, new: &Release) -> Vec<String> {
+    let (old, new) = (&old.config_keys, &new.config_keys);
+    if old.is_empty() || new.is_empty() {
+        return Vec::new();
+    }
+    let sign = |key: &String| if new.contains(key) { "+" } else { "-" };
+    old.symmetric_difference(new).map(|key| format!("{} {key}", sign(key))).collect()
 }
 
 fn services(old: &Release, new: &Release) -> Vec<(String, Change)> {
@@ -373,6 +389,18 @@ mod tests {
         assert!(same.contains("class     service, without a reboot"), "{same}");
         assert!(same.contains("service   ntp changed, overlap"), "{same}");
         assert!(same.contains("boot set  unchanged") && !same.contains("/boot"), "{same}");
+    }
+
+    #[test]
+    fn new_and_gone_keys_are_named_when_both_say_what_they_read() {
+        let (mut old, mut new) = (release("v1", "b", &[]), release("v2", "b", &[]));
+        let keys = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        new.config_keys = keys(&["hostname", "ros.time"]);
+        assert!(plan(&old, &new).config_keys.is_empty());
+        old.config_keys = keys(&["hostname", "ros.clock"]);
+        let plan = plan(&old, &new);
+        assert_eq!(plan.config_keys, ["- ros.clock", "+ ros.time"]);
+        assert!(plan.text().contains("key       + ros.time"), "{}", plan.text());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `release.yml`, the lock file of a release: every service image by digest, and the boot set. It is the
 //! one thing that says what a version *is*; `os:<tag>` carries it at `/ros/release.yml`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,9 @@ pub struct Release {
     /// Version of the configuration schema that this release reads.
     #[serde(default = "one")]
     pub config_schema: u32,
+    /// Every key of the configuration that this release reads; empty when it does not say.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub config_keys: BTreeSet<String>,
     /// Keys of the configuration that this release no longer reads, each with what to write instead.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config_removed: BTreeMap<String, String>,

@@ -187,6 +187,10 @@ fn a_service_that_is_sick_is_put_back() -> Result<()> {
     let kept = ["udev", "network", "console"];
     let before = pids(&site, &kept)?;
     refused(&site, "-y -i os:v1.9-schema", "ros.registries is no longer read")?;
+    let gone = site.guest.ok("ros os diff v1.0 v1.9-schema")?;
+    ensure!(gone.contains("- ros.registries") && !gone.contains("+ ros"), "{gone}");
+    let new = site.guest.ok("ros os diff v1.9-schema v1.0")?;
+    ensure!(new.contains("+ ros.registries") && !new.contains("- ros"), "{new}");
     runs(&site, &boot, "v1.0", 1)?;
     for (version, word) in
         [("v1.6-sickens", "syslog: ended with 3"), ("v1.8-never", "ntp: health check")]
