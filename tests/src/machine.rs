@@ -343,7 +343,7 @@ impl Machine {
     /// # Errors
     /// When QEMU does not answer.
     pub fn press_power(&self) -> Result<()> {
-        qmp(&self.spec.qmp_socket(), "system_powerdown").map(drop)
+        qmp(&self.spec.qmp_socket(), "system_powerdown", &json!({})).map(drop)
     }
 
     /// Presses reset.
@@ -351,7 +351,17 @@ impl Machine {
     /// # Errors
     /// When QEMU does not answer.
     pub fn reset(&self) -> Result<()> {
-        qmp(&self.spec.qmp_socket(), "system_reset").map(drop)
+        qmp(&self.spec.qmp_socket(), "system_reset", &json!({})).map(drop)
+    }
+
+    /// Plugs the network cable of the card at `index` (see [`hardware_address`]) in or out, when [`Card::Same`] is there.
+    ///
+    /// # Errors
+    /// When QEMU does not answer, or there is no such card.
+    pub fn cable(&self, index: usize, plugged: bool) -> Result<()> {
+        let name = if index == 0 { "h0".to_owned() } else { format!("c{index}") };
+        let what = json!({ "name": name, "up": plugged });
+        qmp(&self.spec.qmp_socket(), "set_link", &what).map(drop)
     }
 }
 
@@ -383,18 +393,18 @@ impl Serial {
     }
 }
 
-/// Sends one command without arguments to QEMU's control socket and returns the answer.
+/// Sends one command to QEMU's control socket and returns the answer.
 ///
 /// # Errors
 /// When the socket cannot be reached or QEMU refuses.
-pub fn qmp(socket: &Path, command: &str) -> Result<Value> {
+pub fn qmp(socket: &Path, command: &str, arguments: &Value) -> Result<Value> {
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     lines.next().context("QEMU did not greet")??;
-    for name in ["qmp_capabilities", command] {
-        writeln!(stream, "{}", json!({ "execute": name }))?;
+    for (name, arguments) in [("qmp_capabilities", &json!({})), (command, arguments)] {
+        writeln!(stream, "{}", json!({ "execute": name, "arguments": arguments }))?;
         let answer = loop {
             let line: Value = serde_json::from_str(&lines.next().context("QEMU hung up")??)?;
             if line.get("event").is_none() {

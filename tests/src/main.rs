@@ -336,7 +336,10 @@ impl Home {
 
     /// Presses the power button, and pulls the plug only when the machine does not power itself off.
     fn stop(&self) -> Result<()> {
-        if self.alive("qemu") && machine::qmp(&self.file("qmp.sock"), "system_powerdown").is_ok() {
+        if self.alive("qemu")
+            && machine::qmp(&self.file("qmp.sock"), "system_powerdown", &serde_json::json!({}))
+                .is_ok()
+        {
             self.wait_gone("qemu", POWER_OFF_LIMIT);
         }
         for name in ["forward", "qemu", "registry"] {

@@ -30,7 +30,8 @@ impl Config {
     pub async fn read(from: &str) -> Result<Self> {
         let (name, bytes) = if from.starts_with("http://") || from.starts_with("https://") {
             let name = without_credentials(from).to_string();
-            let there = url::fetch(from).await?;
+            // Somebody waits for the answer: less patience than at a boot.
+            let there = url::ask(&url::Request { pauses: 2, ..url::Request::get(from) }).await?;
             (name.clone(), there.with_context(|| format!("fetch {name}: it is not there (404)"))?)
         } else {
             (from.to_owned(), fs::read(from).with_context(|| format!("read {from}"))?)

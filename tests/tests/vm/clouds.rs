@@ -96,6 +96,19 @@ impl Case {
     /// Boots, and waits until what is to be done at the first boot of an instance is done.
     fn boot(&self, smbios: &str, name: &str) -> Result<Machine> {
         let (machine, _) = self.site.boot(self.spec(smbios)?)?;
+        self.is_up(machine, name)
+    }
+
+    /// The same with a cable in the first card alone: it is that card, whose address the bond takes, which QEMU's DHCP server
+    /// gives the address that ssh is forwarded to.
+    fn boot_with_one_cable(&self, smbios: &str, name: &str) -> Result<Machine> {
+        let machine = Machine::start(self.spec(smbios)?)?;
+        machine.cable(1, false)?;
+        self.site.guest.wait(crate::site::BOOT)?;
+        self.is_up(machine, name)
+    }
+
+    fn is_up(&self, machine: Machine, name: &str) -> Result<Machine> {
         machine.wait_serial(&format!("{name} is up from"), 0, Duration::from_secs(120))?;
         self.site.settled()?;
         ensure!(self.site.guest.ok("hostname")? == name);
@@ -203,8 +216,9 @@ fn three_clouds_over_http_and_how_often_things_run() -> Result<()> {
 
     case.seed();
     let serial = format!("serial=ds=nocloud;s=http://10.0.2.2:{}/seed/", metadata.port);
-    let machine = case.boot(&serial, "seeded")?;
+    let machine = case.boot_with_one_cable(&serial, "seeded")?;
     the_network_is_as_the_seed_says(site)?;
+    the_bond_outlives_a_cable(site, &machine)?;
     case.said_at_home("seed-1", "seeded")?;
     case.the_clock_asks()?;
     ensure!(site.guest.ok("date +%Z")?.starts_with("CE"), "the zone counts");
@@ -247,6 +261,22 @@ fn the_network_is_as_the_seed_says(site: &Site) -> Result<()> {
     }
     ensure!(site.guest.ok("ip -6 route")?.contains("fd00:a::/64 via fd00:9::2"));
     Ok(())
+}
+
+fn the_bond_outlives_a_cable(site: &Site, machine: &Machine) -> Result<()> {
+    // Of the bond itself, and of its cards.
+    let up = |count: u32| {
+        let counted = format!("[ $(grep -c 'MII Status: up' /proc/net/bonding/bond0) = {count} ]");
+        site.guest
+            .ok(&format!("for i in $(seq 100); do {counted} && exit 0; sleep 0.2; done; exit 1"))
+    };
+    up(2)?;
+    machine.cable(1, true)?;
+    up(3)?;
+    machine.cable(0, false)?;
+    up(2).context("over the second card")?;
+    machine.cable(0, true)?;
+    up(3).map(drop)
 }
 
 /// A cloud that answered this machine is not asked again: the next boot, which `power_state` makes, waits for nobody, and

@@ -1,4 +1,4 @@
-//! Sick releases: the machine is back on the good one by itself, and says why.
+//! Releases that cannot boot or stay sick: the machine is back on the good one by itself, and says why.
 
 use std::time::Duration;
 
