@@ -110,11 +110,15 @@ impl Guest {
     /// # Errors
     /// When ssh itself cannot be started, or the command does not end within [`COMMAND`].
     pub fn run(&self, command: &str) -> Result<Ran> {
-        let mut ssh = self.ssh();
+        self.run_by(self.sharing(self.ssh()), command)
+    }
+
+    /// By the connection that commands share; it is made when there is none.
+    fn sharing(&self, mut ssh: Command) -> Command {
         if let Some(line) = &self.line {
             ssh.args(["-o", "ControlMaster=auto", "-o", "ControlPersist=60", "-S"]).arg(line);
         }
-        self.run_by(ssh, command)
+        ssh
     }
 
     /// Ends the connection that commands share, if there is one.
@@ -181,11 +185,13 @@ impl Guest {
     pub fn wait_boot(&self, before: &str, limit: Duration) -> Result<String> {
         let end = Instant::now() + limit;
         loop {
-            let ran = self
-                .run_by(self.ssh_within(ANSWER_IN_BOOT), "cat /proc/sys/kernel/random/boot_id")?;
+            // What is shared is with the machine before it. The connection that answers is the one to go on with: sshd makes
+            // who hangs up too often without a log-in wait (PerSourcePenalties, sshd_config(5)).
+            self.hang_up();
+            let ssh = self.sharing(self.ssh_within(ANSWER_IN_BOOT));
+            let ran = self.run_by(ssh, "cat /proc/sys/kernel/random/boot_id")?;
             let id = ran.stdout.trim();
             if ran.status == 0 && id != before {
-                self.hang_up();
                 return Ok(id.to_owned());
             }
             if Instant::now() > end {
@@ -195,8 +201,9 @@ impl Guest {
                     ran.stderr
                 );
             }
-            // A refused connection answers at once: without a pause this would be a busy loop.
-            sleep(Duration::from_millis(300));
+            // A refused connection answers at once: without a pause this would be a busy loop. A machine that is still up
+            // spends half a second of an emulated processor on each answer.
+            sleep(Duration::from_millis(if ran.status == 0 { 2000 } else { 300 }));
         }
     }
 }
