@@ -108,6 +108,7 @@ impl Case {
         self.is_up(machine, name)
     }
 
+    /// Waits until what is to be done at the first boot of an instance is done.
     fn is_up(&self, machine: Machine, name: &str) -> Result<Machine> {
         machine.wait_serial(&format!("{name} is up from"), 0, Duration::from_secs(120))?;
         self.site.settled()?;
