@@ -64,8 +64,7 @@ mod tests {
     fn the_same_layout_gives_the_same_archive_and_one_that_is_missing_none() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path();
-        let site =
-            Site { out: out.into(), cache: out.into(), bin_dir: None, definitions: out.into() };
+        let site = Site::at(out);
         assert!(format!("{:#}", write(&site, "v1", None).unwrap_err()).contains("is it built?"));
         let layout = out.join("releases/v1/oci");
         fs::create_dir_all(layout.join("blobs/sha256")).unwrap();

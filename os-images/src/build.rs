@@ -1,7 +1,7 @@
 //! One build: where things are, the packages of everything, and releases made of images and a boot set.
 //!
 //! ```text
-//! <out>/releases/<version>/release.yml  vmlinuz  initrd  oci/
+//! <out>/releases/<version>/release.yml  vmlinuz  initrd  oci/  oci-bare/
 //! ```
 
 use std::cell::OnceCell;
@@ -26,6 +26,8 @@ use crate::oci::{self, Blobs, Image, Layer, Run, link};
 use crate::sbom::{self, Own};
 use crate::tree::{Entry, Tree};
 
+/// The release's images without those of its optional parts: what every machine begins with.
+pub const BARE: &str = "oci-bare";
 /// What a release carries beside its boot set.
 const PROGRAMS: [&str; 2] = ["ros", "system-docker"];
 /// Kernel arguments of a release that names none. With `init=` a kernel that cannot run `/init` panics, and so goes back to
@@ -44,6 +46,8 @@ pub struct Site {
     pub bin_dir: Option<PathBuf>,
     /// Definitions.
     pub definitions: PathBuf,
+    /// Compression of layers, as zstd counts.
+    pub level: i32,
 }
 
 impl Site {
@@ -67,6 +71,15 @@ impl Site {
         } else {
             bail!("{} is not there: build it first", path.display())
         }
+    }
+}
+
+#[cfg(test)]
+impl Site {
+    /// One whose folders are all the same.
+    pub fn at(dir: &Path) -> Self {
+        let dir = dir.to_owned();
+        Self { out: dir.clone(), cache: dir.clone(), bin_dir: None, definitions: dir, level: 1 }
     }
 }
 
@@ -123,7 +136,7 @@ impl Build {
     /// The builder of images.
     #[must_use]
     pub fn images(&self) -> Images<'_> {
-        Images::new(&self.definitions, &self.pool, &self.blobs, &self.site.cache, self.program)
+        Images::new(&self.definitions, &self.pool, &self.blobs, &self.site, self.program)
     }
 
     fn kernel(&self) -> Result<&Kernel> {
@@ -146,7 +159,9 @@ impl Build {
     fn build_release(&self, version: &str) -> Result<Built> {
         let definition = self.definitions.release(version)?;
         let mut images = BTreeMap::new();
-        let services = self.services(version, &definition, &mut images)?;
+        let services = self.services(version, &definition, &definition.services, &mut images)?;
+        let mut parts = BTreeMap::new();
+        let optional = self.services(version, &definition, &definition.optional, &mut parts)?;
         let dir = self.site.release(version);
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         let (boot_set, packages) = self.boot_set(&definition, &dir)?;
@@ -165,11 +180,14 @@ impl Build {
                 .map(|(name, content)| (name.clone(), Digest::of(content)))
                 .collect(),
             services,
+            optional,
             defaults: definition.defaults.unwrap_or_default(),
         };
         let own = self.own_image(&release, &programs, &packages, &dir)?;
         images.insert(format!("os:{version}"), own);
         durable::write(&dir.join("release.yml"), release.to_yaml().as_bytes(), 0o644)?;
+        self.blobs.layout(&dir.join(BARE), &images)?;
+        images.extend(parts);
         self.blobs.layout(&dir.join("oci"), &images)?;
         eprintln!(
             "release {version}: {} images, boot set {}",
@@ -202,12 +220,13 @@ impl Build {
         &self,
         version: &str,
         definition: &definition::Release,
+        parts: &BTreeMap<String, String>,
         built: &mut BTreeMap<String, Image>,
     ) -> Result<BTreeMap<String, ServiceImage>> {
         let images = self.images();
         let plain = Variation::default();
         let mut services = BTreeMap::new();
-        for (service, name) in &definition.services {
+        for (service, name) in parts {
             let variation = definition.images.get(name).unwrap_or(&plain);
             let image = images.build(name, variation)?;
             let entry = ServiceImage {
@@ -314,7 +333,7 @@ impl Build {
         let program = |(name, content): (&String, &Rc<[u8]>)| {
             let mut tree = Tree::default();
             tree.put(&format!("ros/bin/{name}"), Entry::file(content.clone(), 0o755));
-            self.blobs.layer(&tree, oci::BEST)
+            self.blobs.layer(&tree, self.site.level)
         };
         let mut own: Vec<Own> = PROGRAMS.map(|name| ours(name, &release.version)).to_vec();
         own.push(Own {
@@ -328,8 +347,8 @@ impl Build {
         lock.put("ros/sbom.spdx.json", Entry::file(document, 0o644));
         let mut layers: Vec<Layer> = vec![self.blobs.layer(&boot, oci::LITTLE)?];
         layers.extend(contents.iter().map(program).collect::<Result<Vec<Layer>>>()?);
-        layers.push(self.blobs.layer(&boot_loader()?, oci::BEST)?);
-        layers.push(self.blobs.layer(&lock, oci::BEST)?);
+        layers.push(self.blobs.layer(&boot_loader()?, self.site.level)?);
+        layers.push(self.blobs.layer(&lock, self.site.level)?);
         let entrypoint = [&format!("{}/bin/ros", paths::RELEASE_DIR), "os", "install-generation"];
         let run = Run {
             environment: BTreeMap::from([

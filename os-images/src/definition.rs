@@ -143,6 +143,8 @@ pub struct Release {
     pub from: Option<String>,
     /// Service → image.
     pub services: BTreeMap<String, String>,
+    /// The same for parts that a machine has only when it asks for them.
+    pub optional: BTreeMap<String, String>,
     /// How images of this release differ from their definition, by image.
     pub images: BTreeMap<String, Variation>,
     /// Kernel arguments.
@@ -263,6 +265,7 @@ impl Definitions {
         Ok(Release {
             from: None,
             services: over(older.services, release.services),
+            optional: over(older.optional, release.optional),
             images: over(older.images, release.images),
             cmdline: release.cmdline.or(older.cmdline),
             defaults: release.defaults.or(older.defaults),
@@ -317,7 +320,8 @@ mod tests {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|ending| ending == "yml") {
                 let release = ours().release(path.file_stem().unwrap().to_str().unwrap()).unwrap();
-                for image in release.services.values().chain(release.images.keys()) {
+                let parts = release.services.values().chain(release.optional.values());
+                for image in parts.chain(release.images.keys()) {
                     ours().image(image).unwrap();
                 }
             }
@@ -325,12 +329,12 @@ mod tests {
     }
 
     #[test]
-    fn only_the_console_is_privileged() {
+    fn only_the_console_and_the_users_engine_are_privileged() {
         let privileged = |name: &String| {
             ours().image(name).unwrap().spec().unwrap().is_some_and(|spec| spec.privileged)
         };
         let found: Vec<String> = ours().images().unwrap().into_iter().filter(privileged).collect();
-        assert_eq!(found, ["os-console"]);
+        assert_eq!(found, ["os-console", "os-docker"]);
     }
 
     #[test]

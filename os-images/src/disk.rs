@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use ros_api::disk::{BOOT_CODE, CORE_SIZE, CORE_START, Partition, SECTOR, partitions, smallest};
 use ros_api::{disk, durable, paths};
 
-use crate::build::{Built, Site, publish};
+use crate::build::{BARE, Built, Site, publish};
 use crate::command::{as_root, command, output};
 use crate::{EPOCH, grub, initrd, oci};
 
@@ -86,7 +86,7 @@ fn live(site: &Site, built: &Built) -> Result<()> {
     let reference = format!("os:{}", built.release.version);
     let path = built.dir.join("initrd");
     let mut live = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    let tree = initrd::preload(&built.dir.join("oci"), &reference)?;
+    let tree = initrd::preload(&built.dir.join(BARE), &reference)?;
     live.extend(initrd::pack(&tree, oci::LITTLE)?);
     Ok(durable::write(&site.out.join("initrd-live"), &live, 0o644)?)
 }
@@ -160,7 +160,7 @@ fn seed(site: &Site, work: &Path, built: &Built, append: &str) -> Result<PathBuf
     let reference = format!("os:{}", built.release.version);
     let program = fs::canonicalize(site.program("system-docker")?).context("find system-docker")?;
     let mut seed = as_root(program.as_os_str());
-    seed.arg("seed").arg("--state").arg(&state).arg("--layout").arg(built.dir.join("oci"));
+    seed.arg("seed").arg("--state").arg(&state).arg("--layout").arg(built.dir.join(BARE));
     output(seed.args(["--release", &reference]).arg(format!("--append={append}")))?;
     Ok(state)
 }

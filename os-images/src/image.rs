@@ -10,11 +10,12 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail};
 use ros_api::{Digest, durable, labels};
 
+use crate::build::Site;
 use crate::command::{command, text};
 use crate::compose::Composed;
 use crate::debian::pool::Pool;
 use crate::definition::{self, Definitions, User, Variation};
-use crate::oci::{self, Blobs, Image, Layer, Run};
+use crate::oci::{Blobs, Image, Layer, Run};
 use crate::sbom;
 use crate::tree::{Entry, Kind, Tree};
 
@@ -24,6 +25,7 @@ pub struct Images<'a> {
     pool: &'a Pool,
     blobs: &'a Blobs,
     cache: PathBuf,
+    level: i32,
     program: Digest,
     trees: RefCell<BTreeMap<String, Rc<Composed>>>,
 }
@@ -35,11 +37,11 @@ impl<'a> Images<'a> {
         definitions: &'a Definitions,
         pool: &'a Pool,
         blobs: &'a Blobs,
-        cache: &Path,
+        site: &Site,
         program: Digest,
     ) -> Self {
-        let cache = cache.join("images");
-        Self { definitions, pool, blobs, cache, program, trees: RefCell::default() }
+        let (cache, level) = (site.cache.join("images"), site.level);
+        Self { definitions, pool, blobs, cache, level, program, trees: RefCell::default() }
     }
 
     /// The image `name`, as `variation` has it.
@@ -66,7 +68,7 @@ impl<'a> Images<'a> {
         let definition = self.definitions.image(name)?;
         let composed = self.compose(name, variation)?;
         let (mut layers, mut run, below) = self.parent(&definition)?;
-        layers.push(self.blobs.layer(&composed.tree.above(&below.tree)?, oci::BEST)?);
+        layers.push(self.blobs.layer(&composed.tree.above(&below.tree)?, self.level)?);
         run.environment.extend(definition.environment.clone());
         run.entrypoint = definition.entrypoint.clone();
         run.command = definition.command.clone();
@@ -155,9 +157,10 @@ impl<'a> Images<'a> {
             None => String::new(),
         };
         let text = format!(
-            "{} {} {parent} {name} {definition:?} {files:?}",
+            "{} {} {} {parent} {name} {definition:?} {files:?}",
             self.program,
-            self.pool.identity()
+            self.pool.identity(),
+            self.level
         );
         Ok(Digest::of(text.as_bytes()))
     }

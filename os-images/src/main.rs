@@ -51,6 +51,9 @@ struct Arguments {
     /// Folder for what is kept between builds [default: `cache` in the results].
     #[arg(long, global = true, value_name = "DIR")]
     cache: Option<PathBuf>,
+    /// Compression of layers, as zstd counts: what is fetched often deserves 19, what stays here is made sooner with less.
+    #[arg(long, global = true, value_name = "N", default_value_t = oci::BEST)]
+    level: i32,
     /// Folder with the definitions.
     #[arg(long, global = true, value_name = "DIR", default_value = env!("CARGO_MANIFEST_DIR"))]
     definitions: PathBuf,
@@ -131,6 +134,7 @@ fn run(arguments: Arguments) -> Result<()> {
         out: arguments.out,
         bin_dir: arguments.bin_dir,
         definitions: arguments.definitions,
+        level: arguments.level,
     };
     match arguments.verb {
         Verb::Image { names } => image(&Build::open(site)?, names),

@@ -104,7 +104,7 @@ mod tests {
         std::fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
         let image = put(&layout, MANIFEST, b"{}").unwrap();
         Index::write(&layout, vec![("os:v1".into(), image)]).unwrap();
-        Site { out: out.into(), cache: out.into(), bin_dir: None, definitions: out.into() }
+        Site::at(out)
     }
 
     fn key(path: &Path) {

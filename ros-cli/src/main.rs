@@ -11,8 +11,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    bring_down, bring_up, cloud_init, config, console_init, install as install_command, network,
-    os as os_command, power, service,
+    bring_down, bring_up, cloud_init, config, console_init, docker_init,
+    install as install_command, network, os as os_command, power, service,
 };
 
 /// Replaces the operating system, configures it, and looks after its services.
@@ -49,6 +49,8 @@ enum Command {
     #[command(hide = true)]
     ConsoleInit(console_init::Args),
     #[command(hide = true)]
+    DockerInit(docker_init::Args),
+    #[command(hide = true)]
     Network(network::Args),
 }
 
@@ -77,6 +79,7 @@ fn run(command: Command) -> Result<ExitCode> {
             Command::BringDown(args) => bring_down::run(args).await,
             Command::CloudInit(args) => cloud_init::run(args).await,
             Command::ConsoleInit(args) => console_init::run(args).await,
+            Command::DockerInit(args) => docker_init::run(args).await,
             Command::Network(args) => network::run(args).await,
         }
     })

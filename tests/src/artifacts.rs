@@ -23,7 +23,7 @@ pub fn images() -> PathBuf {
 /// # Errors
 /// When the release is not built.
 pub fn release_size(version: &str) -> Result<u64> {
-    let blobs = images().join("releases").join(version).join("oci/blobs/sha256");
+    let blobs = images().join("releases").join(version).join("oci-bare/blobs/sha256");
     let entries = fs::read_dir(&blobs).with_context(|| format!("read {}", blobs.display()))?;
     entries.map(|entry| Ok(entry?.metadata()?.len())).sum()
 }

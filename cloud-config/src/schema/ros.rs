@@ -10,8 +10,11 @@ use super::{Key, Kind, TEXTS};
 
 const CONSOLE: Effect = Restart("console");
 const ONE_INIT: &str = "there is one set of services, without stages before it";
-const NO_ENGINE: &str =
-    "no user engine is part of the release: run one as a service (ros.services.docker)";
+const DOCKER: Effect = Restart("docker");
+const IN_FILE: &str = "dockerd's TLS options and files belong into /etc/docker/daemon.json";
+const OTHER_IMAGE: &str =
+    "another engine is another image of the service: ros.services.docker.image";
+const OWN_PATHS: &str = "the service keeps to its own paths and sockets";
 const DAEMON: &str = "system-docker takes no such options; it keeps to its own paths and sockets";
 const OWN_ROOT: &str = "the console has its own root file system and nothing of it is shared";
 const NO_SCAN: &str = "STATE lies on a plain partition";
@@ -125,7 +128,7 @@ pub const ROS: Kind = Struct(&[
         Bool,
         "`ros service` makes a container anew when its definition changes",
     ),
-    Key::new("docker", ENGINE, Nothing(NO_ENGINE), Both, "", ""),
+    r("docker", USERS_ENGINE, Group, "", "The user's engine (`ros service enable docker`)."),
     Key::new("system_docker", ENGINE, Nothing(DAEMON), Both, "", ""),
     Key::new("bootstrap_docker", ENGINE, Nothing(ONE_INIT), Both, "", ""),
 ]);
@@ -298,9 +301,56 @@ const CLOUD_INIT: Kind = Struct(&[r(
 
 const DEFAULTS: Kind = Struct(&[
     r("hostname", HostName, Now, "ros", "Host name when nothing else names the machine."),
-    none("docker", Any, NO_ENGINE),
+    none("docker", Any, "ros.docker is the only place"),
     none("network", Any, "ros.network is the only place"),
     none("system_docker_logs", Any, DAEMON),
+]);
+
+/// Options of the user's engine.
+const USERS_ENGINE: Kind = Struct(&[
+    r("bridge", Text, DOCKER, "docker0", "Bridge that containers are attached to; `none`: none."),
+    r("bip", Kind::Cidr, DOCKER, "", "The bridge's address."),
+    r("debug", Bool, DOCKER, "false", "Say more."),
+    r("environment", TEXTS, DOCKER, "", "`NAME=value` for dockerd."),
+    r("extra_args", TEXTS, DOCKER, "", "Arguments of dockerd."),
+    r(
+        "graph",
+        Kind::Path,
+        DOCKER,
+        "/var/lib/docker",
+        "Folder of all its data, below /var, /mnt or /media.",
+    ),
+    r("group", Text, DOCKER, "docker", "Who may use its socket."),
+    r("host", OneOrMany(&Text), DOCKER, "", "Addresses that it listens on beside its socket."),
+    r(
+        "insecure_registry",
+        OneOrMany(&Text),
+        DOCKER,
+        "those of ros.registries with plain_http",
+        "Registries that are reached by HTTP.",
+    ),
+    r("live_restore", Bool, DOCKER, "true", "Whether containers outlive the engine."),
+    r("log_driver", Text, DOCKER, "json-file", "Where containers' output goes."),
+    r("log_opts", Map(&Text), DOCKER, "max-size=25m max-file=2", "Options of that."),
+    r("registry_mirror", Text, DOCKER, "", "Mirror of Docker Hub."),
+    r("storage_driver", Text, DOCKER, "overlay2", "How layers are kept."),
+    r("userland_proxy", Bool, DOCKER, "true", "Whether published ports have a process each."),
+    none("engine", Text, OTHER_IMAGE),
+    none("args", TEXTS, "options are keys here, or ros.docker.extra_args"),
+    none("tls", Bool, IN_FILE),
+    none("tls_args", TEXTS, IN_FILE),
+    none("server_cert", Text, IN_FILE),
+    none("server_key", Secret, IN_FILE),
+    none("ca_cert", Text, IN_FILE),
+    none("ca_key", Secret, IN_FILE),
+    none("storage_context", Text, "the engine has its own root file system"),
+    none("exec", Bool, OWN_PATHS),
+    none("config_file", Text, OWN_PATHS),
+    none("containerd", Text, OWN_PATHS),
+    none("exec_root", Text, OWN_PATHS),
+    none("pid_file", Text, OWN_PATHS),
+    none("restart", Bool, "containers that are to restart say so themselves"),
+    none("selinux_enabled", Bool, "there is no SELinux in this kernel's policy"),
 ]);
 
 /// RancherOS's options of an engine.

@@ -2,6 +2,7 @@
 
 mod cloud;
 mod device;
+mod docker;
 mod network;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ pub use self::cloud::{
     RandomSeed, ResolvConf, Share, SwapFile, User, UserEntry,
 };
 pub use self::device::partition_of;
+pub use self::docker::Docker;
 pub use self::network::{Bridge, Dns, Interface, Network, Route};
 
 /// Everything that is configured.
@@ -205,6 +207,8 @@ pub struct Ros {
     pub password: Option<String>,
     /// Datasources.
     pub cloud_init: CloudInit,
+    /// Options of the user's engine.
+    pub docker: Docker,
     /// Used if unset elsewhere.
     pub defaults: Defaults,
 }

@@ -5,6 +5,7 @@ pub mod bring_up;
 pub mod cloud_init;
 pub mod config;
 pub mod console_init;
+pub mod docker_init;
 pub mod install;
 pub mod network;
 pub mod os;

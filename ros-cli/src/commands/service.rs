@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use ros_api::ServiceSpec;
 use serde::Serialize;
 
+use crate::os::parts;
 use crate::services::configuration::{self, Configuration};
 use crate::services::container::Service;
 use crate::services::engine::Engine;
@@ -57,10 +58,13 @@ enum Verb {
         #[command(flatten)]
         shown: Shown,
     },
-    /// Have services start at boot, and start them
+    /// Have services start at boot, and start them; an optional part of the release is fetched
     Enable(Named),
     /// Have services not start at boot, and stop them
     Disable(Named),
+    /// Fetches the parts that the configuration asks for
+    #[command(hide = true)]
+    BringIn,
 }
 
 #[derive(clap::Args, Debug)]
@@ -139,8 +143,12 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Verb::Stop(named) => machine.each(&named.names, Act::Stop).await,
         Verb::Restart(named) => machine.each(&named.names, Act::Restart).await,
         Verb::Inspect { name, shown } => machine.inspect(&name, shown.format).await,
-        Verb::Enable(named) => machine.switch(&named.names, true).await,
-        Verb::Disable(named) => machine.switch(&named.names, false).await,
+        Verb::Enable(named) => machine.enable(&named.names).await,
+        Verb::Disable(named) => machine.disable(&named.names).await,
+        Verb::BringIn => {
+            parts::bring_in(true).await?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -183,12 +191,22 @@ impl Machine {
         if self.roster.disabled.iter().any(|disabled| disabled == name) {
             bail!("{name} is switched off: `ros service enable {name}` switches it on");
         }
+        if self.roster.is_optional(name) {
+            bail!("{name} is not on this machine: `ros service enable {name}` fetches it");
+        }
         bail!("there is no service {name}: `ros service list` shows those there are");
+    }
+
+    fn is_enabled(&self, name: &str) -> bool {
+        !self.roster.disabled.iter().any(|disabled| disabled == name)
+            && !self.roster.is_optional(name)
     }
 
     async fn live(&self, name: &str) -> Result<Live> {
         let Some(container) = self.engine.inspect(name).await? else {
-            let note = self.roster.missing.get(name).cloned().unwrap_or_default();
+            let optional =
+                || self.roster.is_optional(name).then(|| "not on this machine".to_owned());
+            let note = self.roster.missing.get(name).cloned().or_else(optional).unwrap_or_default();
             return Ok(Live { state: "absent".into(), note, ..Default::default() });
         };
         let oneshot =
@@ -203,7 +221,7 @@ impl Machine {
             let service = self.roster.services.get(name);
             all.push(Listed {
                 name: name.clone(),
-                enabled: !self.roster.disabled.contains(name),
+                enabled: self.is_enabled(name),
                 ready: live.ready,
                 state: live.state,
                 essential: service.is_some_and(|service| service.spec.ros.essential),
@@ -255,7 +273,7 @@ impl Machine {
         let service = self.roster.services.get(name);
         let inspected = Inspected {
             name,
-            enabled: !self.roster.disabled.iter().any(|disabled| disabled == name),
+            enabled: self.is_enabled(name),
             image: service.map(|service| service.image.as_str()),
             content: service.map(|service| service.content.as_str()),
             spec: service.map(|service| &service.spec),
@@ -318,20 +336,37 @@ impl Machine {
         Ok(())
     }
 
-    async fn switch(&self, names: &[String], on: bool) -> Result<ExitCode> {
-        for name in names {
-            if !self.roster.names().any(|known| known == name) {
-                self.service(name)?;
+    async fn enable(&self, names: &[String]) -> Result<ExitCode> {
+        self.all_known(names)?;
+        let asked_before = configuration::asked_for(&Configuration::load().services());
+        names.iter().try_for_each(|name| set_enabled(name, true))?;
+        if names.iter().any(|name| self.roster.is_optional(name)) {
+            if let Err(error) = parts::bring_in(false).await {
+                let new = names.iter().filter(|name| self.roster.is_optional(name));
+                let new = new.filter(|name| !asked_before.contains(*name));
+                new.into_iter().try_for_each(|name| set_enabled(name, false))?;
+                return Err(error);
             }
-            configuration::set(&format!("ros.services.{name}.enabled"), on)?;
         }
-        let now = if on {
-            Self::read().await?
-        } else {
-            Self { roster: self.roster.clone(), ..Self::read().await? }
-        };
-        now.each(names, if on { Act::Start } else { Act::Stop }).await
+        Self::read().await?.each(names, Act::Start).await
     }
+
+    async fn disable(&self, names: &[String]) -> Result<ExitCode> {
+        self.all_known(names)?;
+        names.iter().try_for_each(|name| set_enabled(name, false))?;
+        let here = names.iter().filter(|name| !self.roster.is_optional(name)).cloned();
+        self.each(&here.collect::<Vec<_>>(), Act::Stop).await
+    }
+
+    /// All or none: a name that nobody knows must not leave the others half done.
+    fn all_known(&self, names: &[String]) -> Result<()> {
+        let unknown = names.iter().find(|name| !self.roster.names().any(|known| known == *name));
+        unknown.map_or(Ok(()), |name| self.service(name).map(|_| ()))
+    }
+}
+
+fn set_enabled(name: &str, on: bool) -> Result<()> {
+    configuration::set(&format!("ros.services.{name}.enabled"), on)
 }
 
 fn live(container: ContainerInspectResponse, oneshot: bool) -> Live {

@@ -61,8 +61,13 @@ pub fn failed_here(machine: &Machine, version: &str) -> Option<String> {
     reason_of_failure(machine, version, &History::of_machine().list().unwrap_or_default())
 }
 
-/// Why a version failed here. That is remembered when its generation was removed, too.
+/// Why a version failed here. That is remembered when its generation was removed, too. What runs and is good did not fail,
+/// whatever became of it with other parts.
 fn reason_of_failure(machine: &Machine, version: &str, history: &[Receipt]) -> Option<String> {
+    let runs = machine.current();
+    if runs.is_some_and(|runs| runs.version == version && runs.status == Status::Good) {
+        return None;
+    }
     match machine.of_version(version).map(|generation| &generation.status) {
         Some(Status::Failed { reason }) => return Some(reason.clone()),
         Some(_) => return None,

@@ -1,5 +1,6 @@
 //! What is known of this machine when the OS is to be replaced: what runs, what is installed, what boots next.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -7,10 +8,10 @@ use cloud_config::Settings;
 use ros_api::boot::{BootEnv, Mode};
 use ros_api::generation::{Pointer, Status};
 use ros_api::init::DaemonReport;
-use ros_api::{Generation, Generations, Reference, paths};
+use ros_api::{Generation, Generations, Reference, Release, paths};
 
 use super::pins::Pins;
-use crate::services::configuration::Configuration;
+use crate::services::configuration::{self, Configuration};
 use crate::services::roster::{self, Running};
 
 /// The machine.
@@ -28,6 +29,8 @@ pub struct Machine {
     pub env: Option<BootEnv>,
     /// What is held.
     pub pins: Pins,
+    /// Services that the configuration asks for by name.
+    pub asked_for: BTreeSet<String>,
     /// The configuration.
     pub settings: Settings,
 }
@@ -47,9 +50,20 @@ impl Machine {
             Err(e) => return Err(e.into()),
         };
         let pins = Pins::read(Path::new(paths::PINS))?;
-        let settings = Configuration::load().settings;
+        let configuration = Configuration::load();
+        let asked_for = configuration::asked_for(&configuration.services());
+        let settings = configuration.settings;
         let daemon = DaemonReport::read().and_then(|report| report.generation);
-        Ok(Self { running, generations, installed, daemon, env, pins, settings })
+        Ok(Self { running, generations, installed, daemon, env, pins, asked_for, settings })
+    }
+
+    /// The lock file of `release` as it is installed here: with the optional parts that are asked for, and with what is
+    /// held.
+    ///
+    /// # Errors
+    /// When a held service is none of the release's.
+    pub fn as_installed(&self, release: &Release) -> Result<Release> {
+        self.pins.applied(&release.clone().with_parts(&self.asked_for))
     }
 
     /// The generation that runs.
@@ -187,6 +201,7 @@ pub mod tests {
                 .iter()
                 .map(|(name, content)| ((*name).to_owned(), service(content)))
                 .collect::<BTreeMap<_, _>>(),
+            optional: BTreeMap::new(),
             defaults: serde_yaml::Value::Null,
         }
     }
@@ -216,6 +231,7 @@ pub mod tests {
             daemon: Some(1),
             env: Some(env),
             pins: Pins::default(),
+            asked_for: BTreeSet::new(),
             settings: Settings::default(),
         }
     }

@@ -33,6 +33,7 @@ pub mod live;
 pub mod machine;
 pub mod menu;
 pub mod packages;
+pub mod parts;
 pub mod pins;
 pub mod plan;
 pub mod preflight;

@@ -47,8 +47,9 @@ impl Held {
     /// # Errors
     /// When the release has no such service.
     pub fn of(name: &str, release: &Release, image: &Reference) -> Result<Self> {
-        let service = release.services.get(name).with_context(|| {
-            let all: Vec<&str> = release.services.keys().map(String::as_str).collect();
+        let service = release.part(name).with_context(|| {
+            let all = release.services.keys().chain(release.optional.keys());
+            let all: Vec<&str> = all.map(String::as_str).collect();
             format!("{} has no service {name}: it has {}", release.version, all.join(", "))
         })?;
         let image = release.service_reference(image, service);

@@ -187,8 +187,8 @@ impl Plan {
     /// For people.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text =
-            format!("{} -> {}  ({}@{})\n", self.from, self.to, self.image, self.digest.short());
+        let name = Reference { digest: None, ..self.image.clone() };
+        let mut text = format!("{} -> {}  ({name}@{})\n", self.from, self.to, self.digest.short());
         let mut line = |what: &str, value: String| {
             let _ = writeln!(text, "  {what:<9} {value}");
         };

@@ -90,7 +90,7 @@ pub async fn upgrade(asked: &str, how: &How) -> Result<()> {
     let engine = Engine::connect()?;
     let (source, image) = Source::of(&machine, &engine, asked).await?;
     let remote = source.remote(&image).await?;
-    let release = machine.pins.applied(&remote.release(&image)?)?;
+    let release = machine.as_installed(&remote.release(&image)?)?;
     if !how.dry_run
         && let Some(generation) = go_on_with(&machine, |g| g.digest == remote.digest)?
     {

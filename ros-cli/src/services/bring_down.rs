@@ -2,12 +2,13 @@
 //! wave at once. What is no service stops first: it is somebody's work on top of them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 use bollard::models::ContainerSummary;
 use bollard::query_parameters::ListContainersOptions;
-use ros_api::{ServiceSpec, labels};
+use ros_api::{ServiceSpec, durable, labels, paths};
 use tokio::time::Instant;
 
 use super::container;
@@ -22,6 +23,9 @@ use super::report::ServicesReport;
 /// When the daemon does not answer.
 pub async fn bring_down(limit: Duration) -> Result<()> {
     let deadline = Instant::now() + limit;
+    if let Err(error) = durable::write(Path::new(paths::GOING_DOWN), b"", 0o644) {
+        complain(&format!("{}: {error}", paths::GOING_DOWN));
+    }
     let engine = Engine::connect()?;
     let running = engine.docker().list_containers(None::<ListContainersOptions>).await?;
     for wave in waves(running, &order()) {

@@ -21,7 +21,7 @@ use ros_api::{ServiceSpec, labels};
 use tokio::task::JoinSet;
 
 use super::clock::uptime_ms;
-use super::configuration::Configuration;
+use super::configuration::{Configuration, asked_for};
 use super::console::reload;
 use super::container::Service;
 use super::engine::Engine;
@@ -95,7 +95,15 @@ impl BringUp {
         if let Err(error) = registries::publish(&configuration.settings) {
             self.warn(&format!("registries: {error:#}"));
         }
-        self.roster = Roster::read(&self.engine, &self.running, &configuration.services()).await;
+        let changes = configuration.services();
+        self.roster = Roster::read(&self.engine, &self.running, &changes).await;
+        for name in asked_for(&changes) {
+            if self.roster.is_optional(&name) {
+                self.warn(&format!(
+                    "{name} is not on this machine yet: it is fetched when all else runs"
+                ));
+            }
+        }
         if let Some(source) = cloud_init::network_source(&configuration.settings)
             && let Some(service) = self.roster.services.get(cloud_init::SERVICE)
         {

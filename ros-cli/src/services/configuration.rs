@@ -1,6 +1,6 @@
 //! The machine's configuration as services see it, and the one switch that commands write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
@@ -44,6 +44,13 @@ impl Configuration {
     }
 }
 
+/// Services that `changes` ask for by name, which a release may have only for those who do.
+#[must_use]
+pub fn asked_for(changes: &BTreeMap<String, Value>) -> BTreeSet<String> {
+    let asked = |change: &Value| change.as_bool().or(change["enabled"].as_bool()) == Some(true);
+    changes.iter().filter(|(_, change)| asked(change)).map(|(name, _)| name.clone()).collect()
+}
+
 /// Sets a switch in the user's own file.
 ///
 /// # Errors
@@ -66,5 +73,9 @@ mod tests {
         let services = configuration.services();
         assert_eq!(services["ntp"], json!({"enabled": false}));
         assert_eq!(services["mine"], json!({"enabled": true, "image": "a"}));
+        assert_eq!(asked_for(&services), BTreeSet::from(["mine".to_owned()]));
+        let switches =
+            BTreeMap::from([("a", true), ("b", false)].map(|(k, v)| (k.to_owned(), json!(v))));
+        assert_eq!(asked_for(&switches), BTreeSet::from(["a".to_owned()]));
     }
 }

@@ -1,5 +1,5 @@
-//! The system's services: definitions, order, containers, readiness; and what runs inside three of them
-//! (cloud-init, network, console).
+//! The system's services: definitions, order, containers, readiness; and what runs inside four of them
+//! (cloud-init, network, console, docker).
 //!
 //! ```text
 //!  udev ─► cloud-init (oneshot: volumes, files) ──┬─► network ──┬─► [cloud-init-network] ──► ntp, …
@@ -36,6 +36,7 @@ pub mod container;
 pub mod definition;
 pub mod detached;
 pub mod disks;
+pub mod docker;
 pub mod engine;
 pub mod hand_over;
 pub mod host_name;

@@ -86,6 +86,8 @@ pub struct Roster {
     pub missing: BTreeMap<String, String>,
     /// Those that are switched off.
     pub disabled: Vec<String>,
+    /// Those that the release has for who asks for them, and that are not on this machine.
+    pub optional: Vec<String>,
     /// What was wrong with the definitions, for people.
     pub warnings: Vec<String>,
 }
@@ -120,8 +122,12 @@ impl Roster {
                 }
             }
         }
+        let optional = &running.release.optional;
+        for name in optional.keys().filter(|name| !brings_own_image(changes.get(*name))) {
+            roster.optional.push(name.clone());
+        }
         for (name, change) in changes {
-            if !running.release.services.contains_key(name) {
+            if !running.release.services.contains_key(name) && !roster.is_optional(name) {
                 roster.bring_along(engine, &running.release, name, change).await;
             }
         }
@@ -172,8 +178,18 @@ impl Roster {
 
     /// The names of all, running or not.
     pub fn names(&self) -> impl Iterator<Item = &String> {
-        self.services.keys().chain(self.missing.keys()).chain(&self.disabled)
+        self.services.keys().chain(self.missing.keys()).chain(&self.disabled).chain(&self.optional)
     }
+
+    /// Whether `name` is a part that is not on this machine.
+    #[must_use]
+    pub fn is_optional(&self, name: &str) -> bool {
+        self.optional.iter().any(|optional| optional == name)
+    }
+}
+
+fn brings_own_image(change: Option<&Value>) -> bool {
+    change.is_some_and(|change| change["image"].is_string())
 }
 
 async fn known(engine: &Engine, names: &[String], content: Option<String>) -> Result<Known> {

@@ -74,6 +74,10 @@ pub const RUN_CMDLINE_PUBLIC: &str = "/run/ros/cmdline.public";
 pub const BOOTCMD_RUN: &str = "/run/ros/bootcmd.json";
 /// One empty file a service: its new container is prepared to take over, see `x-ros: {swap: hand-over}`.
 pub const HAND_OVER: &str = "/run/ros/hand-over";
+/// There once the machine goes down: what stops then is not to be started again.
+pub const GOING_DOWN: &str = "/run/ros/going-down";
+/// The command line of the user's engine, bound from the engine's own image while that runs.
+pub const DOCKER_CLIENT: &str = "/run/ros/docker";
 /// The one resolv.conf; `/etc/resolv.conf` of the host and of every service image links here.
 pub const RESOLV_CONF: &str = "/run/ros/resolv/resolv.conf";
 

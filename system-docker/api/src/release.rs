@@ -38,6 +38,10 @@ pub struct Release {
     pub programs: BTreeMap<String, Digest>,
     /// Service name → image. Definitions are in the images' own label [`crate::labels::SERVICE`].
     pub services: BTreeMap<String, ServiceImage>,
+    /// Parts that a machine has only when it asks for them: name → image, as in `services`. The lock file of a generation
+    /// that has one has it among its services, so a boot reads nothing else.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub optional: BTreeMap<String, ServiceImage>,
     /// Lowest configuration layer: a cloud-config document.
     #[serde(default, skip_serializing_if = "serde_yaml::Value::is_null")]
     pub defaults: serde_yaml::Value,
@@ -147,6 +151,21 @@ impl Release {
     #[must_use]
     pub fn changes_program(&self, other: &Self, program: &str) -> bool {
         self.programs.get(program) != other.programs.get(program)
+    }
+
+    /// The release as a machine has it that asks for `parts`: those of them that are optional are services.
+    #[must_use]
+    pub fn with_parts(mut self, parts: &BTreeSet<String>) -> Self {
+        let (asked, others) = self.optional.into_iter().partition(|(name, _)| parts.contains(name));
+        self.services.extend::<BTreeMap<_, _>>(asked);
+        self.optional = others;
+        self
+    }
+
+    /// The image of a service, whether every machine has it or only those that ask for it.
+    #[must_use]
+    pub fn part(&self, name: &str) -> Option<&ServiceImage> {
+        self.services.get(name).or_else(|| self.optional.get(name))
     }
 
     /// Full name of a service's image, given the reference the release itself was pulled by.

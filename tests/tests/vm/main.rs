@@ -17,3 +17,4 @@ mod runtime;
 mod site;
 mod space;
 mod tls;
+mod users_engine;

@@ -43,7 +43,7 @@ impl Account {
             create_home: true,
             home: "/home/ros".into(),
             shell: "/bin/bash".into(),
-            groups: vec!["sudo".into(), "adm".into(), "docker-system".into()],
+            groups: vec!["sudo".into(), "adm".into(), "docker-system".into(), "docker".into()],
         }
     }
 

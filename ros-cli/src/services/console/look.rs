@@ -1,5 +1,5 @@
 //! The clock of `ros.upgrade.policy`: starts `ros os look` when it is time. The console runs all the while anyhow, so
-//! that nobody else has to. A search by `ros os bisect` that a boot has cut short goes on from here, too.
+//! that nobody else has to. Optional parts that are asked for and not here are fetched from here, and a search by `ros os bisect` that a boot has cut short goes on.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -12,7 +12,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::os::asked::now;
 use crate::os::automatic::{Look, due_in};
-use crate::os::bisect;
+use crate::os::machine::Machine;
+use crate::os::{bisect, parts};
 use crate::services::configuration::Configuration;
 
 /// Written when every service was started and the boot was judged: nothing is done to the OS before.
@@ -30,7 +31,16 @@ pub async fn keep(changed: Arc<Notify>) {
     if bisect::is_under_way() {
         ros(&["os", "bisect", "--go-on"]).await;
     }
+    let mut parts_pause = TICK;
     loop {
+        // What the configuration asks for and this machine does not have yet: again and again, less and less often.
+        let parts = Machine::read().is_ok_and(|machine| parts::are_due(&machine));
+        if parts {
+            ros(&["service", "bring-in"]).await;
+            parts_pause = (parts_pause * 2).min(LONGEST);
+        } else {
+            parts_pause = TICK;
+        }
         let due = {
             let upgrade = Configuration::load().settings.ros.upgrade;
             due_in(&upgrade, &Look::read(), now()).map(Duration::from_secs)
@@ -40,6 +50,7 @@ pub async fn keep(changed: Arc<Notify>) {
         }
         // One that could not even write down when the next is due must not be started over and over.
         let pause = due.map_or(LONGEST, |due| due.clamp(TICK, LONGEST));
+        let pause = if parts { pause.min(parts_pause) } else { pause };
         let _ = timeout(pause, changed.notified()).await;
     }
 }
