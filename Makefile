@@ -31,8 +31,6 @@ PLANTED  := v1.3-hang v1.4-panic v1.5-sick v1.6-sickens v1.7-console v1.8-never 
 # crypto self-tests, the mitigations and the zeroing of memory that is given out, it takes a seventh less again.
 # These disks are for virtual machines on this host; what is installed elsewhere is built without.
 EMULATED := norandmaps cryptomgr.notests mitigations=off init_on_alloc=0
-# Layers that stay on this host are made sooner than they could be small.
-LEVEL     = $(if $(filter release,$(PROFILE)),19,12)
 REGISTRY := 127.0.0.1:$(REGISTRY_PORT)
 export PATH := $(HOME)/.cargo/bin:/usr/sbin:/sbin:$(PATH)
 
@@ -68,13 +66,13 @@ $(IMAGES)/registry-$(REGISTRY_PORT).yml:
 	@printf "#cloud-config\nros:\n  upgrade: {repository: '10.0.2.2:$(REGISTRY_PORT)/os'}\n  registries: {'10.0.2.2:$(REGISTRY_PORT)': {plain_http: true}}\n" > $@
 
 images: build $(IMAGES)/registry-$(REGISTRY_PORT).yml
-	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) --level $(LEVEL) release $(RELEASES)
-	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) --level $(LEVEL) disk $(RELEASE) --cloud-config $(IMAGES)/registry-$(REGISTRY_PORT).yml --append "$(EMULATED)"
+	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) release $(RELEASES)
+	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) disk $(RELEASE) --cloud-config $(IMAGES)/registry-$(REGISTRY_PORT).yml --append "$(EMULATED)"
 
 # Every release that the VM tests need, and the disk they start from.
 images-for-test: build $(IMAGES)/registry-$(REGISTRY_PORT).yml
-	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) --level $(LEVEL) release $(RELEASES) $(PLANTED)
-	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) --level $(LEVEL) disk v1.0 --cloud-config $(IMAGES)/registry-$(REGISTRY_PORT).yml --append "$(EMULATED)"
+	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) release $(RELEASES) $(PLANTED)
+	$(BIN)/os-images --bin-dir $(BIN) --out $(IMAGES) disk v1.0 --cloud-config $(IMAGES)/registry-$(REGISTRY_PORT).yml --append "$(EMULATED)"
 	@$(BIN)/ros-vm --dir target/test/push push --builder $(BIN)/os-images --registry-port 5099 $(RELEASES) $(PLANTED)
 	@$(BIN)/ros-vm --dir target/test/push stop
 

@@ -51,8 +51,8 @@ struct Arguments {
     /// Folder for what is kept between builds [default: `cache` in the results].
     #[arg(long, global = true, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Compression of layers, as zstd counts: what is fetched often deserves 19, what stays here is made sooner with less.
-    #[arg(long, global = true, value_name = "N", default_value_t = oci::BEST)]
+    /// Compression of layers, as zstd counts.
+    #[arg(long, global = true, value_name = "N", default_value_t = oci::LAYERS)]
     level: i32,
     /// Folder with the definitions.
     #[arg(long, global = true, value_name = "DIR", default_value = env!("CARGO_MANIFEST_DIR"))]
@@ -103,9 +103,8 @@ enum Verb {
     Archive {
         /// Such as `v1.0`.
         version: String,
-        /// The file [default: `os-<version>.oci.tar` in the results].
-        #[arg(long, value_name = "FILE")]
-        file: Option<PathBuf>,
+        #[command(flatten)]
+        order: archive::Order,
     },
     /// Copy built releases into a registry (plain HTTP); what is there is not sent again.
     Push {
@@ -148,8 +147,8 @@ fn run(arguments: Arguments) -> Result<()> {
         Verb::Sign { versions, order } => {
             versions.iter().try_for_each(|version| sign::sign(&site, version, &order))
         }
-        Verb::Archive { version, file } => {
-            println!("{}", archive::write(&site, &version, file)?.display());
+        Verb::Archive { version, order } => {
+            println!("{}", archive::write(&site, &version, &order)?.display());
             Ok(())
         }
         Verb::Push { versions, registry } => push::push(&site, &versions, &registry),

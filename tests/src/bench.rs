@@ -93,7 +93,7 @@ impl Bench {
     /// # Errors
     /// When the builder fails.
     pub fn archive(&self, version: &str) -> Result<PathBuf> {
-        run(self.builder().args(["archive", version]))?;
+        run(self.builder().args(["archive", "--bare", version]))?;
         Ok(self.out.join(format!("os-{version}.oci.tar")))
     }
 

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use ros_api::generation::Status;
 
 use super::machine::Machine;
@@ -24,10 +24,15 @@ pub fn missing(machine: &Machine) -> BTreeSet<String> {
     optional.filter(|name| machine.asked_for.contains(*name)).cloned().collect()
 }
 
-/// Whether they are to be fetched without anybody being there: not where they cannot be, or failed before.
+/// Whether they are to be fetched without anybody being there: not where they cannot be, failed before, or would come in
+/// the way of another change.
 #[must_use]
 pub fn are_due(machine: &Machine) -> bool {
-    if missing(machine).is_empty() || machine.check_replaceable().is_err() {
+    let settled = machine.current().is_some_and(|runs| {
+        runs.status == Status::Good && machine.default_generation() == Some(runs.number)
+    });
+    let can = settled && machine.trial().is_none() && machine.check_replaceable().is_ok();
+    if missing(machine).is_empty() || !can {
         return false;
     }
     let Ok(wanted) = machine.as_installed(&machine.running.release) else { return false };
@@ -41,10 +46,16 @@ pub fn are_due(machine: &Machine) -> bool {
 /// Brings them here and starts them; `automatic` when nobody asked just now.
 ///
 /// # Errors
-/// When they cannot be had, or are sick: the machine is as it was then.
+/// When another generation is to be booted next, they cannot be had, or are sick: the machine is as it was then.
 pub async fn bring_in(automatic: bool) -> Result<()> {
     let machine = Machine::read()?;
     let runs = machine.current().context("it is not known what runs here")?;
+    if let Some((next, _)) = machine.trial().filter(|(next, _)| *next != runs.number) {
+        bail!(
+            "generation {next} boots next, on trial: boot it first (`ros reboot`), or call it off (`ros os rollback {}`)",
+            runs.version
+        );
+    }
     let name = runs.image.with_digest(runs.digest).to_string();
     upgrade::upgrade(&name, &How { yes: true, automatic, ..How::default() }).await
 }
@@ -61,9 +72,14 @@ mod tests {
         assert!(missing(&machine).is_empty(), "nobody asks");
         machine.asked_for = BTreeSet::from(["docker".to_owned(), "other".into()]);
         assert_eq!(missing(&machine), BTreeSet::from(["docker".to_owned()]));
+        assert!(are_due(&machine));
+        let mut another = machine.clone();
+        another.env.as_mut().unwrap().set_trial(2);
+        assert!(!are_due(&another), "another generation boots next");
         let installed = machine.as_installed(&machine.running.release).unwrap();
         assert!(installed.services.contains_key("docker") && installed.optional.is_empty());
         machine.running.release = installed;
         assert!(missing(&machine).is_empty(), "it is here");
+        assert!(!are_due(&machine));
     }
 }
