@@ -8,6 +8,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use ros_api::{Digest, Generations, Reference, paths};
 use ros_image::{ImageRecord, LoadEvent, PullEvent, PushEvent, Registries, Removed, familiar};
+use ros_sys::mountinfo;
 use serde_json::{Value, json};
 
 use super::Engine;
@@ -202,7 +203,8 @@ impl Engine {
         Ok(json!({ "ImagesDeleted": gone, "SpaceReclaimed": self.collect() }))
     }
 
-    /// Who needs an image: a container, or a generation that is installed.
+    /// Who needs an image: a container, a generation that is installed, or a process that outlived its container, such as
+    /// the shims of the user's engine after another took its place.
     fn image_user(&self, image: &ImageRecord) -> Option<String> {
         let container = {
             let all = self.containers();
@@ -230,6 +232,7 @@ impl Engine {
         all.iter()
             .find_map(|generation| Some((generation.number, needs(generation.number)?)))
             .map(|(number, version)| format!("generation {number} ({version})"))
+            .or_else(|| is_mounted(image).then(|| "a process whose container is gone".to_owned()))
     }
 
     /// Layers of containers stay, whatever became of their images' names. Answers the bytes that are free now.
@@ -385,6 +388,15 @@ impl Engine {
     pub fn check_images(&self, names: &[String]) -> Result<()> {
         names.iter().try_for_each(|name| self.resolve(name).map(|_| ()))
     }
+}
+
+/// Whether a process still has the image's topmost layer in a root file system.
+fn is_mounted(image: &ImageRecord) -> bool {
+    let Some(top) = image.layers.last().map(Digest::hex) else { return false };
+    let shows = |text: &String| {
+        text.lines().any(|line| line.contains(" - overlay ") && line.contains(&top))
+    };
+    mountinfo::everywhere().iter().any(shows)
 }
 
 fn reference(name: &str) -> Result<Reference> {

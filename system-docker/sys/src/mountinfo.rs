@@ -5,6 +5,7 @@
 //!                  point             tags       kind
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,19 @@ pub fn own() -> Vec<Entry> {
 #[must_use]
 pub fn of(pid: &str) -> Vec<Entry> {
     parse(&fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default())
+}
+
+/// The text of every mount namespace in which a process of this machine is, each once.
+#[must_use]
+pub fn everywhere() -> Vec<String> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut seen = BTreeSet::new();
+    let texts = processes.filter_map(|process| {
+        let namespace = fs::read_link(process.path().join("ns/mnt")).ok()?;
+        let is_new = seen.insert(namespace);
+        is_new.then(|| fs::read_to_string(process.path().join("mountinfo")).ok())?
+    });
+    texts.collect()
 }
 
 /// Reads the text; a line that is none is left out.
@@ -71,6 +85,12 @@ mod tests {
     const TEXT: &str = "22 1 0:2 / / rw shared:1 - rootfs rootfs rw\n\
         30 22 254:3 / /var rw,noatime master:4 shared:2 - ext4 /dev/vda3 rw\n\
         31 30 0:40 / /var/lib/a\\040b\\134c rw - nfs4 10.0.2.2:/e - rw\nbroken\n";
+
+    #[test]
+    fn this_process_is_somewhere() {
+        let own = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(everywhere().contains(&own));
+    }
 
     #[test]
     fn lines_become_entries() {

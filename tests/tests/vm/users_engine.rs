@@ -30,6 +30,7 @@ fn it_comes_when_asked_for_and_is_replaced_under_its_containers() -> Result<()> 
     a_container_runs(&site)?;
     is_replaced(&site, &boot)?;
     is_put_back(&site, &boot)?;
+    outlives_the_image_it_began_with(&site)?;
     comes_back_with_its_containers(&site, &boot)
 }
 
@@ -101,6 +102,16 @@ fn is_put_back(site: &Site, boot: &str) -> Result<()> {
     runs(site, boot, "v1.14-engine", 3)?;
     ensure!(receipt(site)?["verdict"] == "put-back", "{}", receipt(site)?);
     went_on(site, &before)
+}
+
+/// The engine that began the container is of no generation any more: what its shim needs of it stays.
+fn outlives_the_image_it_began_with(site: &Site) -> Result<()> {
+    site.guest.ok("ros os prune --keep 1")?;
+    let left = site.guest.ok("ls /var/lib/ros/generations")?;
+    ensure!(!left.split_whitespace().any(|name| name == "2"), "{left}");
+    // The shim finds nothing in a cache that it would not find on the disk.
+    site.guest.ok("echo 3 > /proc/sys/vm/drop_caches; docker exec counts /bin/busybox true")?;
+    serves(site)
 }
 
 /// When the machine goes down they are stopped in the engine's own way, and start again as their policy says.
