@@ -12,7 +12,7 @@ use std::process::Command;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
-use ros_api::release::{BootSet, FORMAT, Minimum, ServiceImage};
+use ros_api::release::{BootSet, FORMAT, Minimum, PROGRAMS, ServiceImage};
 use ros_api::{Digest, Release, disk, durable, labels, paths};
 
 use crate::command;
@@ -28,8 +28,6 @@ use crate::tree::{Entry, Tree};
 
 /// The release's images without those of its optional parts: what every machine begins with.
 pub const BARE: &str = "oci-bare";
-/// What a release carries beside its boot set.
-const PROGRAMS: [&str; 2] = ["ros", "system-docker"];
 /// Kernel arguments of a release that names none. With `init=` a kernel that cannot run `/init` panics, and so goes back to
 /// the last good generation; without, it would go on to `/bin/sh`, and stay there.
 const CMDLINE: &str =

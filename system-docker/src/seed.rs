@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use ros_api::disk::FIRST;
 use ros_api::generation::{Pointer, Status};
+use ros_api::release::PROGRAMS;
 use ros_api::{Generation, Generations, Reference, Release, durable, paths};
 use ros_image::{ImageId, Store};
 
@@ -84,7 +85,7 @@ pub fn first_generation(state: &Path, store: &Store, id: &ImageId, new: &New<'_>
     let dir = generations.begin(FIRST)?;
     let bin = dir.join("bin");
     fs::create_dir(&bin)?;
-    for name in ["ros", "system-docker"] {
+    for name in PROGRAMS {
         copy(&files.find(&format!("bin/{name}"))?, &bin.join(name), 0o755)?;
     }
     copy(&files.find("release.yml")?, &dir.join("release.yml"), 0o644)?;

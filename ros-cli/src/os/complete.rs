@@ -2,11 +2,11 @@
 //! services are here. Looked at before it is put on trial, for nothing is fetched at boot.
 
 use anyhow::{Result, bail};
+use ros_api::release::PROGRAMS;
 use ros_api::{Generation, Release};
 
 use super::boot_sets::BootSets;
 use super::machine::Machine;
-use super::programs;
 use crate::services::engine::Engine;
 
 /// Refuses a generation of which something is missing.
@@ -19,7 +19,7 @@ pub async fn check(machine: &Machine, generation: &Generation, engine: &Engine) 
     if let Err(error) = BootSets::of_machine().verify(&release.boot_set) {
         missing.push(format!("{error:#}"));
     }
-    for name in programs::NAMES {
+    for name in PROGRAMS {
         let path = machine.generations.dir(generation.number).join("bin").join(name);
         if !path.is_file() {
             missing.push(format!("{} is missing", path.display()));

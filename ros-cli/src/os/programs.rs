@@ -5,12 +5,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use ros_api::release::PROGRAMS;
 use ros_api::{Digest, Generations, Release, durable};
 
 use super::copy::{copy, digest};
-
-/// Their names.
-pub const NAMES: [&str; 2] = ["ros", "system-docker"];
 
 /// Fills `bin`, which is made, with the programs of `release` that are in `from`; all of it is on disk then.
 ///
@@ -18,7 +16,7 @@ pub const NAMES: [&str; 2] = ["ros", "system-docker"];
 /// When one is not what the lock file says, or cannot be written.
 pub fn put(generations: &Generations, release: &Release, from: &Path, bin: &Path) -> Result<()> {
     fs::create_dir(bin).with_context(|| format!("create {}", bin.display()))?;
-    for name in NAMES {
+    for name in PROGRAMS {
         let (from, to) = (from.join(name), bin.join(name));
         let expected = release.programs.get(name);
         if expected.is_some_and(|expected| link(generations, name, expected, &to)) {
@@ -31,7 +29,7 @@ pub fn put(generations: &Generations, release: &Release, from: &Path, bin: &Path
             "{name} of the release is damaged: expected {expected}, found {found}"
         );
     }
-    Ok(durable::sync_parent(&bin.join(NAMES[0]))?)
+    Ok(durable::sync_parent(&bin.join(PROGRAMS[0]))?)
 }
 
 /// Links to the program that an installed generation has, if one has it whole. Copying is as good when it has not.

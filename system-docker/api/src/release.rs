@@ -10,6 +10,9 @@ use crate::{Digest, Reference};
 /// The newest `format` that this code reads.
 pub const FORMAT: u32 = 1;
 
+/// The programs of a release, in `/ros/bin` of its image and in `bin` of each generation.
+pub const PROGRAMS: [&str; 2] = ["ros", "system-docker"];
+
 /// A release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Release {

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cloud_config::settings::{CaCerts, PhoneHome, PowerState, User};
+use ros_api::release::PROGRAMS;
 use ros_api::{Digest, paths};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -190,7 +191,7 @@ fn set_up(wants: &Wants) {
 
 /// `ros` and `system-docker` are those of the running generation, always: links, not copies.
 fn commands_in_path(root: &Path) -> Result<()> {
-    for name in ["ros", "system-docker"] {
+    for name in PROGRAMS {
         let link = root.join("usr/bin").join(name);
         if fs::symlink_metadata(&link).is_ok_and(|there| !there.is_symlink()) {
             continue;
