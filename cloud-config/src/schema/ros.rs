@@ -11,7 +11,6 @@ use super::{Key, Kind, TEXTS};
 const CONSOLE: Effect = Restart("console");
 const ONE_INIT: &str = "there is one set of services, without stages before it";
 const DOCKER: Effect = Restart("docker");
-const IN_FILE: &str = "dockerd's TLS options and files belong into /etc/docker/daemon.json";
 const OTHER_IMAGE: &str =
     "another engine is another image of the service: ros.services.docker.image";
 const OWN_PATHS: &str = "the service keeps to its own paths and sockets";
@@ -343,12 +342,18 @@ const USERS_ENGINE: Kind = Struct(&[
     r("userland_proxy", Bool, DOCKER, "true", "Whether published ports have a process each."),
     none("engine", Text, OTHER_IMAGE),
     none("args", TEXTS, "options are keys here, or ros.docker.extra_args"),
-    none("tls", Bool, IN_FILE),
-    none("tls_args", TEXTS, IN_FILE),
-    none("server_cert", Text, IN_FILE),
-    none("server_key", Secret, IN_FILE),
-    none("ca_cert", Text, IN_FILE),
-    none("ca_key", Secret, IN_FILE),
+    r("tls", Bool, DOCKER, "false", "Listen on TCP too, to who has a certificate."),
+    r(
+        "tls_args",
+        TEXTS,
+        DOCKER,
+        "`--tlsverify` with the files of /etc/docker/tls, on port 2376",
+        "dockerd's arguments for that.",
+    ),
+    r("server_cert", Text, DOCKER, "", "Its certificate, PEM: /etc/docker/tls/server-cert.pem."),
+    r("server_key", Secret, DOCKER, "", "The key of that: /etc/docker/tls/server-key.pem."),
+    r("ca_cert", Text, DOCKER, "", "Authority of clients, PEM: /etc/docker/tls/ca.pem."),
+    none("ca_key", Secret, "no certificates are made here"),
     none("storage_context", Text, "the engine has its own root file system"),
     none("exec", Bool, OWN_PATHS),
     none("config_file", Text, OWN_PATHS),

@@ -35,13 +35,55 @@ pub struct Docker {
     pub storage_driver: Option<String>,
     /// Whether published ports have a process of their own.
     pub userland_proxy: Option<bool>,
+    /// Whether it listens on TCP too, to who has a certificate.
+    pub tls: bool,
+    /// dockerd's arguments for that; those of [`Docker::arguments`] when there are none.
+    pub tls_args: Vec<String>,
+    /// Its certificate, PEM.
+    pub server_cert: Option<String>,
+    /// The key of that, PEM.
+    pub server_key: Option<String>,
+    /// The authority whose clients are let in, PEM.
+    pub ca_cert: Option<String>,
     /// dockerd's arguments.
     pub extra_args: Vec<String>,
     /// `NAME=value` for dockerd.
     pub environment: Vec<String>,
 }
 
+/// Where RancherOS has the certificates.
+pub const TLS: &str = "/etc/docker/tls";
+
 impl Docker {
+    /// dockerd's arguments.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = match (self.tls, &self.tls_args[..]) {
+            (false, _) => Vec::new(),
+            (true, []) => vec![
+                "--tlsverify".into(),
+                format!("--tlscacert={TLS}/ca.pem"),
+                format!("--tlscert={TLS}/server-cert.pem"),
+                format!("--tlskey={TLS}/server-key.pem"),
+                "--host=tcp://0.0.0.0:2376".into(),
+                "--host=unix:///run/docker.sock".into(),
+            ],
+            (true, given) => given.to_vec(),
+        };
+        arguments.extend(self.extra_args.clone());
+        arguments
+    }
+
+    /// The files that TLS needs, as far as the configuration has them: name in [`TLS`], content, and whether it is a secret.
+    pub fn tls_files(&self) -> impl Iterator<Item = (&'static str, &str, bool)> {
+        let files = [
+            ("ca.pem", &self.ca_cert, false),
+            ("server-cert.pem", &self.server_cert, false),
+            ("server-key.pem", &self.server_key, true),
+        ];
+        files.into_iter().filter_map(|(name, text, secret)| Some((name, text.as_deref()?, secret)))
+    }
+
     /// The options as dockerd's `daemon.json` has them.
     #[must_use]
     pub fn daemon_json(&self) -> Map<String, Value> {
@@ -80,6 +122,7 @@ mod tests {
     #[test]
     fn what_is_not_said_is_not_in_it() {
         assert!(Docker::default().daemon_json().is_empty());
+        assert!(Docker::default().arguments().is_empty());
         let docker = Docker {
             bip: Some("10.9.0.1/24".into()),
             debug: Some(false),
@@ -91,5 +134,19 @@ mod tests {
             "bip": "10.9.0.1/24", "debug": false, "registry-mirrors": ["https://m"], "log-opts": {"max-size": "1m"},
         });
         assert_eq!(Value::Object(docker.daemon_json()), expected);
+    }
+
+    #[test]
+    fn tls_has_its_own_arguments_or_those_of_the_ancestor() {
+        let extra_args = vec!["--ipv6".to_owned()];
+        let mut docker = Docker { tls: true, extra_args, ..Docker::default() };
+        let all = docker.arguments();
+        assert_eq!((all[0].as_str(), all.last().unwrap().as_str()), ("--tlsverify", "--ipv6"));
+        docker.tls_args = vec!["-H=tcp://[::]:2376".into()];
+        assert_eq!(docker.arguments(), ["-H=tcp://[::]:2376", "--ipv6"]);
+        docker.tls = false;
+        assert_eq!(docker.arguments(), ["--ipv6"]);
+        docker.server_key = Some("k".into());
+        assert!(docker.tls_files().eq([("server-key.pem", "k", true)]));
     }
 }

@@ -18,7 +18,7 @@ pub use self::cloud::{
     RandomSeed, ResolvConf, Share, SwapFile, User, UserEntry,
 };
 pub use self::device::partition_of;
-pub use self::docker::Docker;
+pub use self::docker::{Docker, TLS};
 pub use self::network::{Bridge, Dns, Interface, Network, Route};
 
 /// Everything that is configured.

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use cloud_config::Settings;
+use cloud_config::settings::{Docker, TLS};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use ros_api::{durable, paths};
@@ -44,6 +45,8 @@ const NOTICE: Duration = Duration::from_secs(10);
 pub struct Places {
     /// The user's own `daemon.json`.
     pub users_file: PathBuf,
+    /// Certificates of the configuration.
+    pub tls: PathBuf,
     /// The one that dockerd reads.
     pub file: PathBuf,
     /// Root of the control groups.
@@ -62,6 +65,7 @@ impl Places {
     pub fn service() -> Self {
         Self {
             users_file: "/etc/docker/daemon.json".into(),
+            tls: TLS.into(),
             file: "/run/ros/docker.json".into(),
             cgroups: "/sys/fs/cgroup".into(),
             client: "/usr/bin/docker".into(),
@@ -81,11 +85,12 @@ pub async fn run(settings: &Settings, places: &Places) -> Result<ExitCode> {
     let shims = places.cgroups.join(SHIMS.trim_start_matches('/'));
     fs::create_dir_all(&shims).with_context(|| format!("create {}", shims.display()))?;
     let docker = &settings.ros.docker;
+    write_certificates(docker, &places.tls)?;
     let environment = docker.environment.iter().filter_map(|entry| entry.split_once('='));
     let mut dockerd = Command::new("dockerd")
         .arg("--config-file")
         .arg(&places.file)
-        .args(&docker.extra_args)
+        .args(docker.arguments())
         .envs(environment)
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -180,7 +185,7 @@ fn options(settings: &Settings, users: Map<String, Value>) -> Map<String, Value>
         options.remove("log-opts");
     }
     // dockerd does not start when an argument and the file name the same option.
-    for name in named_by(&settings.ros.docker.extra_args) {
+    for name in named_by(&settings.ros.docker.arguments()) {
         options.remove(&name);
     }
     let shims =
@@ -260,6 +265,15 @@ fn write(path: &Path, options: &Map<String, Value>) -> Result<()> {
     Ok(durable::write(path, &text, 0o600)?)
 }
 
+fn write_certificates(docker: &Docker, dir: &Path) -> Result<()> {
+    for (name, text, secret) in docker.tls_files() {
+        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+        let mode = if secret { 0o600 } else { 0o644 };
+        durable::write(&dir.join(name), text.as_bytes(), mode)?;
+    }
+    Ok(())
+}
+
 /// Puts the command line where the console, and whoever else shares `/run`, finds it: the file itself, not a copy.
 fn share_client(places: &Places) -> Result<()> {
     let at = &places.shared_client;
@@ -277,6 +291,8 @@ fn unshare_client(at: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn settings(yaml: &str) -> Settings {
@@ -322,7 +338,24 @@ mod tests {
         for name in ["log-opts", "debug", "live-restore"] {
             assert!(!options.contains_key(name), "{name}");
         }
+        let tls = options_of_tls();
+        assert!(!tls.contains_key("hosts"), "they are arguments: {tls:?}");
         assert!(options.contains_key("log-driver"));
+    }
+
+    fn options_of_tls() -> Map<String, Value> {
+        options(&settings("ros: {docker: {tls: true, host: ['tcp://127.0.0.1:1']}}"), Map::new())
+    }
+
+    #[test]
+    fn certificates_are_written_with_their_modes() {
+        let dir = tempfile::tempdir().unwrap();
+        let tls = dir.path().join("tls");
+        let docker = settings("ros: {docker: {server_key: k, ca_cert: c}}").ros.docker;
+        write_certificates(&docker, &tls).unwrap();
+        let mode = |name: &str| fs::metadata(tls.join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("server-key.pem"), mode("ca.pem")), (0o600, 0o644));
+        assert!(!tls.join("server-cert.pem").exists());
     }
 
     #[test]

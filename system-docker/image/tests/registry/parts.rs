@@ -6,7 +6,6 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use ros_api::skeleton::{Place, SKIPPABLE, SKIPPABLE_HEADER, Writer};
 use ros_api::{Digest, Reference, object};
@@ -137,7 +136,7 @@ impl Site {
     }
 
     fn came(&self) -> u64 {
-        self.line.bytes.swap(0, Ordering::SeqCst)
+        self.line.came()
     }
 }
 

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use ros_api::Reference;
 use ros_image::{PullEvent, Registries, Store};
@@ -41,7 +40,7 @@ async fn no_byte_of_a_layer_comes_twice() {
     let line = Line::to(registry.port);
     let image: Reference = format!("127.0.0.1:{}/os:v1", line.port).parse().unwrap();
     let (registries, size) = (Registries::default(), SIZE as u64);
-    let came = || line.bytes.swap(0, Ordering::SeqCst);
+    let came = || line.came();
 
     // The line breaks every megabyte, and the pull comes to its end.
     let store = Store::open(dir.path().join("one")).unwrap();

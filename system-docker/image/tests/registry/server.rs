@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,8 @@ pub fn copy(layout: &Path, name: &str) {
 /// A line to a registry that counts what comes back, and ends each connection that carried `most` bytes.
 pub struct Line {
     pub port: u16,
-    pub bytes: Arc<AtomicU64>,
+    /// What the connections that began since the last look have carried.
+    bytes: Arc<Mutex<Arc<AtomicU64>>>,
     most: Arc<AtomicU64>,
 }
 
@@ -85,18 +86,25 @@ impl Line {
     pub fn to(port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let own = listener.local_addr().unwrap().port();
-        let (bytes, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(u64::MAX)));
+        let (bytes, most) = (Arc::default(), Arc::new(AtomicU64::new(u64::MAX)));
         let line = Self { port: own, bytes: Arc::clone(&bytes), most: Arc::clone(&most) };
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
                 let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 thread::spawn(move || pass(from, to, u64::MAX, &AtomicU64::new(0)));
-                let (bytes, most) = (Arc::clone(&bytes), most.load(Ordering::SeqCst));
+                let bytes = Arc::clone(&bytes.lock().unwrap());
+                let most = most.load(Ordering::SeqCst);
                 thread::spawn(move || pass(server, client, most, &bytes));
             }
         });
         line
+    }
+
+    /// Bytes that came back over connections that began since it was asked last: what a pull that was given up left on its way
+    /// does not count.
+    pub fn came(&self) -> u64 {
+        std::mem::take(&mut *self.bytes.lock().unwrap()).load(Ordering::SeqCst)
     }
 
     /// Connections from now on end after so many bytes.
