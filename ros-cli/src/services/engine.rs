@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::future::ready;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
@@ -151,7 +152,7 @@ impl Engine {
         let now = format!("{}.{:09}", now.as_secs(), now.subsec_nanos());
         let options = EventsOptionsBuilder::default().since(since).until(&now);
         let events = self.docker.events(Some(options.filters(&filters).build()));
-        let ends: Vec<_> = events.filter_map(async |event| event.ok()).collect().await;
+        let ends: Vec<_> = events.filter_map(|event| ready(event.ok())).collect().await;
         ends.last()?.actor.as_ref()?.attributes.as_ref()?.get("exitCode")?.parse().ok()
     }
 
@@ -271,7 +272,7 @@ impl Engine {
     /// Why a service is sick, with what it said last: on a console without a login that is all there is to go by.
     async fn sick(&self, name: &str, reason: &str) -> anyhow::Error {
         let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail("1").build();
-        let said = self.docker.logs(name, Some(options)).filter_map(async |line| line.ok());
+        let said = self.docker.logs(name, Some(options)).filter_map(|line| ready(line.ok()));
         let said = said.map(|line| line.to_string()).collect::<String>().await;
         let said: String = said.trim().chars().take(LAST_WORDS).collect();
         match said.as_str() {
