@@ -125,7 +125,7 @@ async fn look_at(machine: &Machine, look: &mut Look) -> Result<()> {
     look.found = Some(version.clone());
     let windows =
         upgrade.window.iter().map(|text| Window::parse(text)).collect::<Result<Vec<_>>>()?;
-    let metered = is_metered(&upgrade.metered, &default_interfaces());
+    let metered = the_way_is_metered(upgrade);
     let step = match staged_already(machine, &version, upgrade.policy) {
         true => Step::Say("is installed: `ros os rollback` boots it"),
         false => step(machine, upgrade.policy, metered, &windows, now()),
@@ -195,6 +195,12 @@ pub fn candidate<'a>(
         .filter(|(tag, _)| allowed::failed_here(machine, tag).is_none())
         .max_by(|(a, _), (b, _)| version::compare(a, b))
         .map(|(_, image)| image)
+}
+
+/// Whether what comes now comes over a line whose bytes cost.
+#[must_use]
+pub fn the_way_is_metered(upgrade: &Upgrade) -> bool {
+    is_metered(&upgrade.metered, &default_interfaces())
 }
 
 fn is_metered(patterns: &[String], interfaces: &[String]) -> bool {

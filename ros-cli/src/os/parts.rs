@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, bail};
 use ros_api::generation::Status;
 
+use super::automatic::the_way_is_metered;
 use super::machine::Machine;
 use super::upgrade::{self, How};
 
@@ -24,15 +25,15 @@ pub fn missing(machine: &Machine) -> BTreeSet<String> {
     optional.filter(|name| machine.asked_for.contains(*name)).cloned().collect()
 }
 
-/// Whether they are to be fetched without anybody being there: not where they cannot be, failed before, or would come in
-/// the way of another change.
+/// Whether they are to be fetched without anybody being there: not where they cannot be, failed before, cost, or would come
+/// in the way of another change.
 #[must_use]
 pub fn are_due(machine: &Machine) -> bool {
     let settled = machine.current().is_some_and(|runs| {
         runs.status == Status::Good && machine.default_generation() == Some(runs.number)
     });
     let can = settled && machine.trial().is_none() && machine.check_replaceable().is_ok();
-    if missing(machine).is_empty() || !can {
+    if missing(machine).is_empty() || !can || the_way_is_metered(&machine.settings.ros.upgrade) {
         return false;
     }
     let Ok(wanted) = machine.as_installed(&machine.running.release) else { return false };

@@ -1,5 +1,6 @@
 //! The clock of `ros.upgrade.policy`: starts `ros os look` when it is time. The console runs all the while anyhow, so
-//! that nobody else has to. Optional parts that are asked for and not here are fetched from here, and a search by `ros os bisect` that a boot has cut short goes on.
+//! that nobody else has to. Optional parts that are asked for and not here are fetched from here, and a search by
+//! `ros os bisect` that a boot has cut short goes on.
 
 use std::path::Path;
 use std::process::Stdio;
