@@ -122,9 +122,7 @@ fn ended(site: &Site, what: &str, before: &str) -> Result<String> {
     let after = generations(site)?;
     ensure!(after == before, "{what} changed something:\n{before}\n{after}");
     site.guest.ok("for i in $(seq 100); do system-docker ps > /dev/null 2>&1 && exit; sleep 0.2; done; exit 1")?;
-    let services = site.json("ros service list --format json")?;
-    let sick = services.as_array().into_iter().flatten().find(|service| service["ready"] != true);
-    ensure!(sick.is_none(), "{what}: {services}");
+    site.nobody_is_sick().with_context(|| what.to_owned())?;
     eprintln!("{what}: exit code {code}, {:?}", said.lines().last());
     Ok(said)
 }

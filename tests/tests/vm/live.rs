@@ -200,10 +200,7 @@ fn a_service_that_is_sick_is_put_back() -> Result<()> {
         runs(&site, &boot, "v1.0", 1)?;
         ensure!(pids(&site, &kept)? == before, "a service that did not change was restarted");
         ensure!(receipt(&site)?["verdict"] == "put-back", "{}", receipt(&site)?);
-        let ready = "ros service list --format json";
-        let services = site.json(ready)?;
-        let sick = services.as_array().into_iter().flatten().find(|s| s["ready"] != true);
-        ensure!(sick.is_none(), "{services}");
+        site.nobody_is_sick()?;
         let status = site.status()?;
         let reason = status["last_failure"]["reason"].as_str().unwrap_or_default();
         ensure!(reason.contains(word), "{status}");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ros_tests::artifacts;
 use ros_tests::bench::Bench;
 use ros_tests::guest::{Guest, Journal};
@@ -138,6 +138,14 @@ impl Site {
     /// The running version.
     pub fn version(&self) -> Result<String> {
         self.guest.ok("ros os version")
+    }
+
+    /// All services that are switched on are ready.
+    pub fn nobody_is_sick(&self) -> Result<()> {
+        let all = self.json("ros service list --format json")?;
+        let sick = |service: &&Value| service["enabled"] == true && service["ready"] != true;
+        let sick = all.as_array().context("no list")?.iter().find(sick);
+        sick.map_or(Ok(()), |service| bail!("not ready: {service}"))
     }
 
     /// Waits until every service is ready (the boot was reported good or sick).
