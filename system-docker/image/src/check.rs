@@ -102,8 +102,8 @@ impl Store {
             report.images += 1;
             match self.check_record(&name) {
                 Ok(record) => {
-                    for blob in [record.id, record.manifest] {
-                        needs.blobs.entry(blob).or_default().insert(record.id);
+                    for blob in record.manifests().chain([&record.id]) {
+                        needs.blobs.entry(*blob).or_default().insert(record.id);
                     }
                     for layer in record.layers {
                         needs.layers.entry(layer).or_default().insert(record.id);
@@ -273,8 +273,11 @@ impl Store {
         let mut failed = None;
         for id in images {
             let record = self.image(id)?;
-            for name in &record.references {
-                let pinned = name.with_digest(record.manifest);
+            let all = record
+                .references
+                .iter()
+                .flat_map(|name| record.manifests().map(|manifest| name.with_digest(*manifest)));
+            for pinned in all {
                 match work(&pinned).await {
                     Ok(()) => return Ok(pinned.to_string()),
                     Err(error) => failed = Some(error),
@@ -292,17 +295,18 @@ impl Store {
             remove_all(&path)?;
             return Ok("removed: its name is not an image's ID".into());
         };
-        let manifest = self.manifest_with(&id)?;
+        let manifests = self.manifests_with(&id)?;
         let config = Config::parse(name, &self.read_blob(&id)?)?;
         if let Some(missing) = config.diff_ids().iter().find(|diff_id| !self.has_layer(diff_id)) {
             let why = "the layer is missing, and so the image's record is not made again".into();
             return Err(Error::Damaged { path: self.layer_path(missing), why });
         }
-        self.add_image(id, manifest, &[])?;
+        manifests.iter().try_for_each(|manifest| self.add_image(id, *manifest, &[]))?;
         Ok("made again from its manifest and config".into())
     }
 
-    fn manifest_with(&self, config: &ImageId) -> Result<Digest> {
+    fn manifests_with(&self, config: &ImageId) -> Result<Vec<Digest>> {
+        let mut all = Vec::new();
         for hex in listed(&self.path("blobs/sha256"))? {
             let digest = digest_of(&hex);
             let text = digest.and_then(|digest| self.read_blob(&digest).ok());
@@ -310,10 +314,13 @@ impl Store {
             if let (Some(digest), Some(manifest)) = (digest, manifest)
                 && manifest.config.digest == *config
             {
-                return Ok(digest);
+                all.push(digest);
             }
         }
-        Err(Error::NotFound { reference: format!("a manifest of image {config}") })
+        if all.is_empty() {
+            return Err(Error::NotFound { reference: format!("a manifest of image {config}") });
+        }
+        Ok(all)
     }
 }
 

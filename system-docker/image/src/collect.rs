@@ -53,7 +53,8 @@ impl Store {
         }
         for image in images {
             layers.extend(image.layers.iter().map(Digest::hex));
-            blobs.extend([image.id.hex(), image.manifest.hex()]);
+            blobs.insert(image.id.hex());
+            blobs.extend(image.manifests().map(Digest::hex));
         }
         sweep(&self.path("layers"), |name, path, _| {
             if layers.contains(name) {

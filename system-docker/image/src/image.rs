@@ -2,7 +2,7 @@
 //!
 //! A record is written after all that it refers to; a name after the record that it points to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -22,8 +22,12 @@ pub type ImageId = Digest;
 pub struct ImageRecord {
     /// Digest of the config.
     pub id: ImageId,
-    /// Digest of the manifest it came with.
+    /// Digest of the manifest it came with last.
     pub manifest: Digest,
+    /// Digests of others that it came with before: the same layers compressed otherwise make another manifest of the same
+    /// image, and a generation that is installed names it by the one that it knew.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub earlier: BTreeSet<Digest>,
     /// `name:tag` and `name@digest`, sorted. Kept apart from the record's file.
     #[serde(skip)]
     pub references: Vec<Reference>,
@@ -38,6 +42,17 @@ pub struct ImageRecord {
 }
 
 impl ImageRecord {
+    /// Every manifest that it came with, the last one first.
+    pub fn manifests(&self) -> impl Iterator<Item = &Digest> {
+        std::iter::once(&self.manifest).chain(&self.earlier)
+    }
+
+    /// Whether it came with this manifest.
+    #[must_use]
+    pub fn came_as(&self, manifest: &Digest) -> bool {
+        self.manifests().any(|its| its == manifest)
+    }
+
     /// The names with a tag.
     pub fn tags(&self) -> impl Iterator<Item = &Reference> {
         self.references.iter().filter(|reference| reference.digest.is_none())
@@ -114,7 +129,7 @@ impl Store {
             && let Some(digest) = reference.digest
         {
             // By the manifest's digest: the content is the same whatever it was called when it came.
-            let by_manifest = images.iter().find(|image| image.manifest == digest);
+            let by_manifest = images.iter().find(|image| image.came_as(&digest));
             return by_manifest.map(|image| image.id).ok_or_else(not_found);
         }
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
@@ -124,7 +139,7 @@ impl Store {
         let hex = hex.to_ascii_lowercase();
         let whole = |digest: &Digest| hex.len() == 64 && digest.hex() == hex;
         let begins =
-            |image: &&ImageRecord| image.id.hex().starts_with(&hex) || whole(&image.manifest);
+            |image: &&ImageRecord| image.id.hex().starts_with(&hex) || image.manifests().any(whole);
         let mut found = images.iter().filter(begins);
         match (found.next(), found.next()) {
             (Some(image), None) => Ok(image.id),
@@ -272,9 +287,10 @@ impl Store {
         for diff_id in config.diff_ids() {
             size += self.layer_facts(diff_id)?.size;
         }
-        let record = ImageRecord {
+        let mut record = ImageRecord {
             id,
             manifest,
+            earlier: BTreeSet::new(),
             references: Vec::new(),
             created: config.created(),
             size,
@@ -283,6 +299,9 @@ impl Store {
         };
         let _lock = self.lock_references()?;
         let path = self.image_path(&id);
+        if let Ok(before) = read_record(&path) {
+            record.earlier = before.manifests().filter(|its| **its != manifest).copied().collect();
+        }
         let text = serde_json::to_vec(&record).map_err(Error::on("encode", &path))?;
         durable::write(&path, &text, 0o644).map_err(Error::on("write", &path))?;
         let mut names = self.names()?;

@@ -27,10 +27,12 @@ impl Store {
                 self.copy_layer(diff_id, to)?;
             }
         }
-        for blob in [id, &record.manifest] {
-            to.write_blob(&self.read_blob(blob)?)?;
+        to.write_blob(&self.read_blob(id)?)?;
+        for manifest in record.earlier.iter().chain([&record.manifest]) {
+            to.write_blob(&self.read_blob(manifest)?)?;
+            to.add_image(*id, *manifest, &record.references)?;
         }
-        to.add_image(*id, record.manifest, &record.references)
+        Ok(())
     }
 
     fn copy_layer(&self, diff_id: &Digest, to: &Self) -> Result<()> {

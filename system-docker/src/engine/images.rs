@@ -219,7 +219,7 @@ impl Engine {
         let needs = |number: u32| {
             let release = generations.release(number).ok()?;
             let by_digest = |digest: &Digest| {
-                *digest == image.manifest
+                image.came_as(digest)
                     || image.digests().any(|name| name.digest.as_ref() == Some(digest))
             };
             release

@@ -4,6 +4,7 @@ mod authority;
 mod certificates;
 mod credentials;
 mod http;
+mod manifests;
 mod parts;
 mod proxies;
 mod resume;

@@ -17,6 +17,8 @@ const STORE: &str = "/lib/system-docker";
 pub struct Image {
     id: Digest,
     manifest: Digest,
+    #[serde(default)]
+    earlier: BTreeSet<Digest>,
     layers: Vec<Digest>,
 }
 
@@ -50,7 +52,11 @@ impl Store {
 
     /// The image with this manifest.
     pub fn image(&self, manifest: &Digest) -> Result<&Image> {
-        self.images.get(manifest).with_context(|| format!("image {manifest} is not there"))
+        let earlier = || self.images.values().find(|image| image.earlier.contains(manifest));
+        self.images
+            .get(manifest)
+            .or_else(earlier)
+            .with_context(|| format!("image {manifest} is not there"))
     }
 
     /// A file of an image.
@@ -133,7 +139,7 @@ fn recorded(state: &State, root: &str) -> Result<Vec<String>> {
 fn image(state: &State, name: &str, layers: &BTreeSet<String>) -> Result<Image> {
     let text = state.read_file(&format!("{STORE}/images/{name}"))?;
     let image: Image = serde_json::from_slice(&text).context("its record")?;
-    for digest in [&image.id, &image.manifest] {
+    for digest in image.earlier.iter().chain([&image.id, &image.manifest]) {
         let content = state.read_file(&format!("{STORE}/blobs/sha256/{}", digest.hex()))?;
         ensure!(Digest::of(&content) == *digest, "blob {digest} is damaged");
     }
