@@ -27,7 +27,7 @@ use ros_api::{durable, paths};
 use serde_json::{Map, Value, json};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep};
+use tokio::time::{sleep, timeout};
 
 use super::console::supervise;
 
@@ -138,9 +138,14 @@ async fn end_with_containers(dockerd: &Child, options: &Map<String, Value>, plac
         return;
     }
     supervise::signal(dockerd, Signal::SIGHUP);
-    let deadline = Instant::now() + NOTICE;
-    while Instant::now() < deadline && outlive_engine(&places.client).await {
-        sleep(Duration::from_millis(100)).await;
+    // One that hangs answers nothing, and is to be ended all the same.
+    let noticed = async {
+        while outlive_engine(&places.client).await {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    if timeout(NOTICE, noticed).await.is_err() {
+        eprintln!("docker: the engine does not say that containers end with it");
     }
 }
 
@@ -184,10 +189,6 @@ fn options(settings: &Settings, users: Map<String, Value>) -> Map<String, Value>
     {
         options.remove("log-opts");
     }
-    // dockerd does not start when an argument and the file name the same option.
-    for name in named_by(&settings.ros.docker.arguments()) {
-        options.remove(&name);
-    }
     let shims =
         json!({ "runtimeType": "io.containerd.runc.v2", "options": { "ShimCgroup": SHIMS } });
     let runtimes = options.entry("runtimes").or_insert_with(|| json!({}));
@@ -195,6 +196,13 @@ fn options(settings: &Settings, users: Map<String, Value>) -> Map<String, Value>
         runtimes.entry(RUNTIME).or_insert(shims);
     }
     options.entry("default-runtime").or_insert_with(|| json!(RUNTIME));
+    // dockerd does not start when an argument and the file name the same option.
+    let named = named_by(&settings.ros.docker.arguments());
+    options.retain(|name, _| !named.contains(name));
+    if !options.contains_key("runtimes") && options.get("default-runtime") == Some(&json!(RUNTIME))
+    {
+        options.remove("default-runtime");
+    }
     options
 }
 
@@ -338,6 +346,9 @@ mod tests {
         for name in ["log-opts", "debug", "live-restore"] {
             assert!(!options.contains_key(name), "{name}");
         }
+        let own = settings("ros: {docker: {extra_args: ['--add-runtime', 'mine=/r']}}");
+        let own = super::options(&own, Map::new());
+        assert!(!own.contains_key("runtimes") && !own.contains_key("default-runtime"), "{own:?}");
         let tls = options_of_tls();
         assert!(!tls.contains_key("hosts"), "they are arguments: {tls:?}");
         assert!(options.contains_key("log-driver"));
