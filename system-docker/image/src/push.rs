@@ -1,7 +1,9 @@
 //! Pushing: what the registry lacks, layers gzipped as they go; the manifest last, so that a name there never points to less.
 //!
-//! The store keeps layers unpacked. A push compresses them anew, always to the same bytes: the second push finds them there.
+//! The store keeps layers unpacked. Where the registry has those that the image came with, it is given the same manifest, so
+//! that the digest stays. Otherwise layers are compressed anew, always to the same bytes: the second push finds them there.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -14,10 +16,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::task::spawn_blocking;
 
-use crate::manifest::{Descriptor, Manifest};
+use crate::manifest::{Descriptor, Document, Manifest};
 use crate::registry::{Endpoint, Registries, home};
 use crate::store::remove_all;
-use crate::{Error, ImageId, Result, Store};
+use crate::{Error, ImageId, ImageRecord, Result, Store};
 
 const GZIPPED: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// Bytes read of a layer at a time.
@@ -31,10 +33,17 @@ pub enum PushEvent {
         /// The layer.
         layer: Digest,
     },
-    /// The registry has it.
+    /// The repository has it.
     Exists {
         /// The layer.
         layer: Digest,
+    },
+    /// The repository has it now from another one of the same registry.
+    Mounted {
+        /// The layer.
+        layer: Digest,
+        /// The other repository.
+        from: String,
     },
     /// It is on its way.
     Pushing {
@@ -62,7 +71,7 @@ pub struct Pushed {
 }
 
 impl Store {
-    /// Gives the image `id` to the registry of `reference`, under its tag.
+    /// Gives the image `id` to the registry of `reference`, under its tag. It has the name `name@digest` then, too.
     ///
     /// # Errors
     /// [`Error::Unauthorized`], [`Error::Network`], and what reading a damaged layer gives.
@@ -76,6 +85,14 @@ impl Store {
         let endpoint = home(reference, registries)?;
         endpoint.may_push().await?;
         let image = self.image(id)?;
+        let sources = sources(&image, reference, registries);
+        for manifest in image.manifests() {
+            let came =
+                self.push_as_it_came(&image, manifest, &sources, &endpoint, &progress).await?;
+            if let Some(text) = came {
+                return self.push_named(id, text, reference, &endpoint).await;
+            }
+        }
         let config = self.config_bytes(id)?;
         let mut manifest = Manifest::plain((*id, config.len() as u64), std::iter::empty());
         for diff_id in image.layers {
@@ -83,8 +100,54 @@ impl Store {
         }
         endpoint.push_bytes(id, config).await?;
         let text = serde_json::to_vec(&manifest).map_err(Error::on("encode", self.root()))?;
+        self.push_named(id, text, reference, &endpoint).await
+    }
+
+    /// The manifest's text, once the repository has all that it names; none when the registry lacks a layer.
+    async fn push_as_it_came(
+        &self,
+        image: &ImageRecord,
+        manifest: &Digest,
+        sources: &BTreeSet<String>,
+        endpoint: &Endpoint,
+        progress: &(impl Fn(PushEvent) + Send + Sync + Clone + 'static),
+    ) -> Result<Option<Vec<u8>>> {
+        let text = self.read_blob(manifest)?;
+        let Document::Manifest(manifest) = Document::parse(&image.id.to_string(), &text)? else {
+            return Ok(None);
+        };
+        if manifest.layers.len() != image.layers.len() {
+            return Ok(None);
+        }
+        let mut events = Vec::new();
+        for (blob, &layer) in manifest.layers.iter().zip(&image.layers) {
+            let event = match endpoint.has(&blob.digest).await? {
+                true => Some(PushEvent::Exists { layer }),
+                false => mounted(endpoint, sources, &blob.digest)
+                    .await
+                    .map(|from| PushEvent::Mounted { layer, from }),
+            };
+            let Some(event) = event else { return Ok(None) };
+            events.push(event);
+        }
+        events.into_iter().for_each(progress);
+        if !endpoint.has(&image.id).await? {
+            endpoint.push_bytes(&image.id, self.config_bytes(&image.id)?).await?;
+        }
+        Ok(Some(text))
+    }
+
+    /// The last step: the name, there and here.
+    async fn push_named(
+        &self,
+        id: &ImageId,
+        text: Vec<u8>,
+        reference: &Reference,
+        endpoint: &Endpoint,
+    ) -> Result<Pushed> {
         let pushed = Pushed { digest: Digest::of(&text), size: text.len() as u64 };
-        endpoint.push_manifest(reference, text, &manifest.media_type).await?;
+        endpoint.push_manifest(reference, text).await?;
+        self.tag(id, &reference.with_digest(pushed.digest))?;
         Ok(pushed)
     }
 
@@ -138,6 +201,31 @@ impl Store {
         packed.size = out.size;
         Ok(packed)
     }
+}
+
+/// Other repositories of the same registry that had the image.
+fn sources(
+    image: &ImageRecord,
+    reference: &Reference,
+    registries: &Registries,
+) -> BTreeSet<String> {
+    let host =
+        |name: &Reference| name.registry.clone().or_else(|| registries.default_registry.clone());
+    let beside = |name: &&Reference| {
+        host(name) == host(reference) && name.repository != reference.repository
+    };
+    image.references.iter().filter(beside).map(|name| name.repository.clone()).collect()
+}
+
+/// The repository that a blob could be taken from. A registry need not do that, nor say why it does not.
+async fn mounted(endpoint: &Endpoint, sources: &BTreeSet<String>, blob: &Digest) -> Option<String> {
+    for source in sources {
+        match endpoint.mount(blob, source).await {
+            Ok(()) => return Some(source.clone()),
+            Err(error) => tracing::debug!(%error, source, "not mounted"),
+        }
+    }
+    None
 }
 
 /// A compressed layer in `ingest`, gone when it is dropped.

@@ -14,7 +14,7 @@ use oci_client::{Client, Reference as Name, RegistryOperation};
 use ros_api::{Digest, Reference};
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::{ACCEPTED, Document, Manifest};
+use crate::manifest::{ACCEPTED, Document, Manifest, OCI_MANIFEST};
 use crate::transport::{Proxies, client, is_loopback, untrusted};
 use crate::{Error, Result};
 
@@ -322,6 +322,14 @@ impl Endpoint {
         exists.map_err(|error| self.failed(error))
     }
 
+    /// Has a blob of another repository of this registry appear in this one, without a byte of it being sent.
+    pub async fn mount(&self, digest: &Digest, from: &str) -> Result<()> {
+        let from = Name::with_digest(self.host.clone(), from.to_owned(), digest.to_string());
+        let (name, digest) = (self.digest_name(digest), digest.to_string());
+        let mounted = self.client.mount_blob(&name, &from, &digest).await;
+        mounted.map_err(|error| self.failed(error))
+    }
+
     /// Sends a small blob.
     pub async fn push_bytes(&self, digest: &Digest, content: Vec<u8>) -> Result<()> {
         let (name, digest) = (self.digest_name(digest), digest.to_string());
@@ -348,12 +356,9 @@ impl Endpoint {
     }
 
     /// Puts a manifest under the tag of `reference`.
-    pub async fn push_manifest(
-        &self,
-        reference: &Reference,
-        text: Vec<u8>,
-        media_type: &str,
-    ) -> Result<()> {
+    pub async fn push_manifest(&self, reference: &Reference, text: Vec<u8>) -> Result<()> {
+        let said = media_type(&text);
+        let media_type = if said.is_empty() { OCI_MANIFEST } else { &said };
         let kind = http::HeaderValue::from_str(media_type).map_err(|e| Error::BadManifest {
             reference: self.asked.clone(),
             why: e.to_string(),

@@ -1,6 +1,6 @@
 //! Images: what the store does, in Docker's terms, and what protects an image from removal.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +25,14 @@ pub const FILTERS: [&str; 5] = ["before", "dangling", "label", "reference", "sin
 
 /// What a name without a registry means, unless the configuration says otherwise.
 const HUB: &str = "docker.io";
+
+/// A layer among all images.
+struct LayerUse {
+    /// Unpacked, in bytes.
+    size: u64,
+    /// How many images have it.
+    images: usize,
+}
 
 impl Engine {
     /// The image that a name or an id means.
@@ -55,8 +63,8 @@ impl Engine {
             .map_err(|e| ApiError::internal(format!("config of {id}: {e}")))
     }
 
-    /// All images.
-    pub fn images(&self, filters: &Filters) -> Result<Vec<Value>> {
+    /// All images; with `shared`, how much of each others have too.
+    pub fn images(&self, filters: &Filters, shared: bool) -> Result<Vec<Value>> {
         let images = self.store.images()?;
         let created = |name: &str| {
             let id = self.resolve(name).ok();
@@ -74,7 +82,40 @@ impl Engine {
                 && filters.any("before", |name| image.created < created(name))
                 && filters.any("since", |name| image.created > created(name))
         };
-        Ok(images.iter().filter(shown).map(|image| self.summary(image, filters)).collect())
+        let layers = if shared { self.layer_uses(&images)? } else { BTreeMap::new() };
+        let one = |image: &ImageRecord| {
+            let mut summary = self.summary(image, filters);
+            if shared {
+                let of_others = |layer: &Digest| layers.get(layer).filter(|layer| layer.images > 1);
+                let bytes = image.layers.iter().filter_map(of_others).map(|layer| layer.size);
+                summary["SharedSize"] = json!(bytes.sum::<u64>());
+            }
+            summary
+        };
+        Ok(images.iter().filter(shown).map(one).collect())
+    }
+
+    /// Bytes of all images' layers, each counted once.
+    pub fn layers_size(&self) -> Result<u64> {
+        let layers = self.layer_uses(&self.store.images()?)?;
+        Ok(layers.values().map(|layer| layer.size).sum())
+    }
+
+    fn layer_uses(&self, images: &[ImageRecord]) -> Result<BTreeMap<Digest, LayerUse>> {
+        let mut layers = BTreeMap::new();
+        for image in images {
+            for diff_id in image.layers.iter().collect::<BTreeSet<_>>() {
+                match layers.get_mut(diff_id) {
+                    Some(LayerUse { images, .. }) => *images += 1,
+                    // One that is missing is `check`'s to tell.
+                    None => {
+                        let size = self.store.layer_facts(diff_id).map_or(0, |facts| facts.size);
+                        layers.insert(*diff_id, LayerUse { size, images: 1 });
+                    }
+                }
+            }
+        }
+        Ok(layers)
     }
 
     /// Of its names only those that are asked for.
@@ -438,6 +479,7 @@ fn push_progress(event: &PushEvent) -> Value {
     let plain = |layer: &Digest, status: &str| json!({ "status": status, "progressDetail": {}, "id": layer.short() });
     match event {
         PushEvent::Preparing { layer } => plain(layer, "Preparing"),
+        PushEvent::Mounted { layer, from } => plain(layer, &format!("Mounted from {from}")),
         PushEvent::Exists { layer } => plain(layer, "Layer already exists"),
         PushEvent::Pushing { layer, done, total } => {
             json!({ "status": "Pushing", "progressDetail": { "current": done, "total": total }, "id": layer.short() })

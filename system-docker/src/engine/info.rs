@@ -82,12 +82,11 @@ impl Engine {
     /// `system df`.
     pub fn disk_usage(&self) -> Result<Value> {
         let none = super::list::Filters::default();
-        let images = self.images(&none)?;
+        let images = self.images(&none, true)?;
         let mut containers = self.list(true, 0, &none)?;
         self.put_sizes(&mut containers);
-        let size: u64 = images.iter().filter_map(|image| image["Size"].as_u64()).sum();
         Ok(json!({
-            "LayersSize": size, "Images": images, "Containers": containers, "Volumes": self.volumes_with_usage()?,
+            "LayersSize": self.layers_size()?, "Images": images, "Containers": containers, "Volumes": self.volumes_with_usage()?,
             "BuildCache": [],
         }))
     }

@@ -45,12 +45,12 @@ const NOTES: &[(&str, &str, &str)] = &[
     ("GET /containers/{id}/stats", "full", "`networks` is empty where the network is the host's"),
     ("DELETE /containers/{id}/{alias}", "full", "with `link=1`: a link is removed"),
     ("GET /containers/{id}/changes", "full", "folders that changed only for a mount are left out"),
-    ("GET /images/json", "partial", "no SharedSize, no manifests"),
+    ("GET /images/json", "partial", "no manifests"),
     ("POST /images/create", "partial", "pulls linux/amd64 only; imports the body, not a URL"),
     (
         "POST /images/{name}/push",
-        "partial",
-        "layers are compressed anew: another digest than the one pulled",
+        "full",
+        "to a registry without its layers they are compressed anew, and the digest is another one",
     ),
     ("GET /distribution/{name}/tags", "full", "ours: the tags of a repository"),
     (
@@ -62,7 +62,7 @@ const NOTES: &[(&str, &str, &str)] = &[
     ("GET /plugins", "full", "an empty list: there are none"),
     ("GET /plugins/{name}/json", "full", "404: there are none"),
     ("POST /build/prune", "full", "nothing: there are no builds"),
-    ("GET /events", "partial", "the last 256 are remembered for `since`"),
+    ("GET /events", "full", "the last 256 are remembered for `since`, as in Docker"),
     ("POST /volumes/create", "partial", "the local driver"),
     (
         "POST /networks/create",

@@ -23,7 +23,8 @@ type App = State<Arc<Engine>>;
 
 pub async fn list(State(engine): App, Query(query): Ask) -> Answer {
     let filters = Filters::parse(text(&query, "filters"), &FILTERS)?;
-    json(engine.images(&filters)?)
+    let shared = flag(query.get("shared-size"));
+    json(engine.blocking(move |engine| engine.images(&filters, shared)).await?)
 }
 
 /// `GET /images/{name}/json|history|get`

@@ -53,6 +53,10 @@ fn layers_come_as_gzip_zstd_or_plain() -> Result<()> {
         let said = site.docker(&["run", "--rm", "--network", "none", name, "cat", "/word"])?;
         ensure!(said == format!("a word of {name}"), "{said}");
     }
+    // The layer with busybox is in all of them.
+    let format = "{{range .Images}}{{.SharedSize}} {{.UniqueSize}},{{end}}";
+    let said = site.docker(&["system", "df", "-v", "--format", format])?;
+    ensure!(said.matches("MB ").count() == 3 && said.matches("kB,").count() == 3, "{said}");
     let (_, said) = site.check(&[])?;
     said.contains("3 images").then_some(()).context(said)
 }

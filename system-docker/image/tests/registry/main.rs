@@ -7,6 +7,7 @@ mod http;
 mod manifests;
 mod parts;
 mod proxies;
+mod push;
 mod resume;
 mod server;
 mod signatures;
