@@ -9,7 +9,8 @@ use bollard_stubs::models::{
 };
 
 use crate::engine::attach::detach_keys;
-use crate::engine::list::{FILTERS, Filters};
+use crate::engine::filters::Filters;
+use crate::engine::list::FILTERS;
 use crate::engine::{create, logs, time};
 use crate::http;
 
@@ -43,6 +44,9 @@ fn query(text: &str) {
     }
     if let Ok(filters) = Filters::parse(text, &FILTERS) {
         let _ = (filters.until(), filters.labels(&HashMap::new()));
+        let _ = filters.patterns("name").map(|patterns| patterns.any(text));
+        let _ = filters.globs("label").map(|globs| globs.any(text));
+        let _ = filters.ports("publish");
     }
 }
 

@@ -14,14 +14,14 @@ use serde_json::{Value, json};
 use super::Engine;
 use super::container::Record;
 use super::error::{ApiError, Result};
-use super::list::Filters;
+use super::filters::{Filters, Globs};
 use super::time::{self, rfc3339};
 
 /// How registries are reached: written by `ros` from the configuration.
 const REGISTRIES: &str = "/run/ros/registries.json";
 
 /// Filters of `images`.
-pub const FILTERS: [&str; 5] = ["before", "dangling", "label", "reference", "since"];
+pub const FILTERS: [&str; 6] = ["before", "dangling", "label", "reference", "since", "until"];
 
 /// What a name without a registry means, unless the configuration says otherwise.
 const HUB: &str = "docker.io";
@@ -71,20 +71,22 @@ impl Engine {
             id.and_then(|id| images.iter().find(|image| image.id == id))
                 .map_or(0, |image| image.created)
         };
+        let globs = filters.globs("reference")?;
+        let named = |name: &Reference| globs.any(&name.to_string());
+        let until = filters.until()?.map(|moment| moment / 1_000_000_000);
         let shown = |image: &&ImageRecord| {
             let labels = image.labels.clone().into_iter().collect();
             let dangling = image.tags().next().is_none();
             filters.labels(&labels)
                 && filters.any("dangling", |wanted| matches!(wanted, "true" | "1") == dangling)
-                && filters.any("reference", |pattern| {
-                    image.tags().any(|tag| matches(&tag.to_string(), pattern))
-                })
+                && (!filters.has("reference") || image.tags().any(named))
                 && filters.any("before", |name| image.created < created(name))
                 && filters.any("since", |name| image.created > created(name))
+                && until.is_none_or(|until| image.created < until)
         };
         let layers = if shared { self.layer_uses(&images)? } else { BTreeMap::new() };
         let one = |image: &ImageRecord| {
-            let mut summary = self.summary(image, filters);
+            let mut summary = self.summary(image, &globs);
             if shared {
                 let of_others = |layer: &Digest| layers.get(layer).filter(|layer| layer.images > 1);
                 let bytes = image.layers.iter().filter_map(of_others).map(|layer| layer.size);
@@ -119,10 +121,8 @@ impl Engine {
     }
 
     /// Of its names only those that are asked for.
-    fn summary(&self, image: &ImageRecord, filters: &Filters) -> Value {
-        let asked = |name: &&Reference| {
-            filters.any("reference", |pattern| matches(&name.to_string(), pattern))
-        };
+    fn summary(&self, image: &ImageRecord, globs: &Globs) -> Value {
+        let asked = |name: &&Reference| globs.any(&name.to_string());
         let users = self
             .containers()
             .values()
@@ -506,23 +506,6 @@ fn progress(event: &PullEvent) -> Value {
     }
 }
 
-/// `os*:v1.?` with `*` and `?`; a pattern without a tag means any tag.
-fn matches(name: &str, pattern: &str) -> bool {
-    fn glob(text: &[u8], pattern: &[u8]) -> bool {
-        match (pattern.split_first(), text.split_first()) {
-            (None, None) => true,
-            (Some((b'*', rest)), _) => {
-                glob(text, rest) || text.split_first().is_some_and(|(_, text)| glob(text, pattern))
-            }
-            (Some((b'?', rest)), Some((_, text))) => glob(text, rest),
-            (Some((wanted, rest)), Some((byte, text))) => wanted == byte && glob(text, rest),
-            _ => false,
-        }
-    }
-    let repository = name.rsplit_once(':').map_or(name, |(repository, _)| repository);
-    glob(name.as_bytes(), pattern.as_bytes()) || glob(repository.as_bytes(), pattern.as_bytes())
-}
-
 impl Engine {
     /// Shared handle on the store for threads that block.
     pub fn blocking<T: Send + 'static>(
@@ -533,20 +516,6 @@ impl Engine {
         async move {
             let joined = tokio::task::spawn_blocking(move || work(&engine)).await;
             joined.map_err(|e| ApiError::internal(e.to_string()))?
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_mean_repository_or_name() {
-        for (pattern, yes) in
-            [("os", true), ("os:v1.*", true), ("o?:v1.2", true), ("os:v2*", false), ("o", false)]
-        {
-            assert_eq!(matches("os:v1.2", pattern), yes, "{pattern}");
         }
     }
 }

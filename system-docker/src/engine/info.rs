@@ -81,7 +81,7 @@ impl Engine {
 
     /// `system df`.
     pub fn disk_usage(&self) -> Result<Value> {
-        let none = super::list::Filters::default();
+        let none = super::filters::Filters::default();
         let images = self.images(&none, true)?;
         let mut containers = self.list(true, 0, &none)?;
         self.put_sizes(&mut containers);

@@ -21,6 +21,7 @@ pub mod error;
 pub mod events;
 pub mod exec;
 pub mod exit;
+pub mod filters;
 pub mod health;
 pub mod images;
 pub mod info;

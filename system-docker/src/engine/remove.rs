@@ -8,7 +8,7 @@ use ros_api::durable;
 use super::Engine;
 use super::container::{Container, State};
 use super::error::{ApiError, Result};
-use super::list::Filters;
+use super::filters::Filters;
 
 impl Engine {
     /// Removes a container: a running one only by `force`; with its anonymous `volumes` or without.

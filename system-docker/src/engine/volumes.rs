@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::container::{Container, Record};
 use super::error::{ApiError, Result};
-use super::list::Filters;
+use super::filters::Filters;
 use super::mounts::{Kind, MountPoint};
 use super::time::{now, rfc3339};
 use super::{Engine, new_id};
@@ -63,10 +63,11 @@ impl Engine {
 
     /// All volumes that pass.
     pub fn volumes(&self, filters: &Filters) -> Result<Vec<Value>> {
+        let patterns = filters.patterns("name")?;
         let passes = |name: &&String| {
             let Ok(volume) = self.volume_record(name) else { return false };
             let unused = self.volume_user(name).is_none();
-            filters.any("name", |part| name.contains(part))
+            patterns.any(name)
                 && filters.any("driver", |driver| driver == "local")
                 && filters.any("dangling", |wanted| unused == matches!(wanted, "true" | "1"))
                 && filters.labels(&volume.labels)

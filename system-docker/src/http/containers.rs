@@ -17,7 +17,8 @@ use super::hijack::{self, Session};
 use crate::engine::attach::{Wants, detach_keys, encode};
 use crate::engine::commit::Asked;
 use crate::engine::error::ApiError;
-use crate::engine::list::{FILTERS, Filters};
+use crate::engine::filters::Filters;
+use crate::engine::list::FILTERS;
 use crate::engine::wait::{Condition, Wait};
 use crate::engine::{Engine, logs, stats, time};
 

@@ -16,8 +16,8 @@ use super::answer::{Answer, flag, json, line, streamed, streamed_whole};
 use super::containers::{Ask, text};
 use crate::engine::Engine;
 use crate::engine::error::ApiError;
+use crate::engine::filters::Filters;
 use crate::engine::images::FILTERS;
-use crate::engine::list::Filters;
 
 type App = State<Arc<Engine>>;
 

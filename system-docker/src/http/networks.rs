@@ -14,14 +14,14 @@ use serde_json::json;
 use super::answer::{Answer, body, json};
 use super::containers::{Ask, text};
 use crate::engine::Engine;
-use crate::engine::list::Filters;
+use crate::engine::filters::Filters;
 use crate::engine::networks::show::{FILTERS, PRUNE_FILTERS};
 
 type App = State<Arc<Engine>>;
 
 pub async fn list(State(engine): App, Query(query): Ask) -> Answer {
     let filters = Filters::parse(text(&query, "filters"), &FILTERS)?;
-    json(engine.list_networks(&filters))
+    json(engine.list_networks(&filters)?)
 }
 
 pub async fn create(State(engine): App, bytes: Bytes) -> Answer {

@@ -13,7 +13,7 @@ use super::answer::{Answer, json, line, streamed};
 use super::containers::{Ask, text};
 use crate::engine::error::ApiError;
 use crate::engine::events::Event;
-use crate::engine::list::Filters;
+use crate::engine::filters::Filters;
 use crate::engine::{Engine, info, time};
 
 type App = State<Arc<Engine>>;

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::answer::{Answer, body, flag, json, nothing};
 use super::containers::{Ask, text};
 use crate::engine::Engine;
-use crate::engine::list::Filters;
+use crate::engine::filters::Filters;
 use crate::engine::volumes::{FILTERS, PRUNE_FILTERS};
 
 type App = State<Arc<Engine>>;

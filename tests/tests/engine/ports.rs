@@ -82,6 +82,17 @@ fn ports_are_reached_from_everywhere_they_are_published() -> Result<()> {
     network("old", &["--subnet", "10.56.0.0/24"])?;
     serve(&site, "both", "one", &["8080:80", "[::1]:8081:80"])?;
     serve(&site, "old", "two", &["[::1]:8082:80", "127.0.0.1:8083:80"])?;
+    for (filter, names) in [
+        ("publish=8083", "two"),
+        ("publish=8080-8081/tcp", "one"),
+        ("publish=80", ""),
+        ("publish=8083/udp", ""),
+    ] {
+        let said = site.docker(&["ps", "--format", "{{.Names}}", "--filter", filter])?;
+        ensure!(said == names, "{filter}: {said:?}");
+    }
+    let said = site.docker(&["ps", "-q", "--filter", "expose=80"])?;
+    ensure!(said.lines().count() == 2, "{said:?}");
     let all = [
         "127.0.0.1:8080",
         "[::1]:8080",

@@ -80,19 +80,15 @@ pub fn entry_of<'a, T>(
     fitting.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, entry)| entry)
 }
 
-/// Whether `text` is what `pattern` says; `*` stands for anything, `?` for one character.
+/// Whether `text` is what `pattern` says; `*` stands for anything, `?` for one character, `[a-c]` for one of these.
 #[must_use]
 pub fn glob(pattern: &str, text: &str) -> bool {
-    let Some(first) = pattern.chars().next() else { return text.is_empty() };
-    let rest = &pattern[first.len_utf8()..];
-    let mut after = text.chars();
-    match first {
-        '*' => (0..=text.len())
-            .filter(|at| text.is_char_boundary(*at))
-            .any(|at| glob(rest, &text[at..])),
-        '?' => after.next().is_some() && glob(rest, after.as_str()),
-        _ => after.next() == Some(first) && glob(rest, after.as_str()),
+    let mut single = pattern.to_owned();
+    // Two stars are folders to this library, and nothing else to us than one.
+    while single.contains("**") {
+        single = single.replace("**", "*");
     }
+    glob::Pattern::new(&single).map_or(pattern == text, |pattern| pattern.matches(text))
 }
 
 #[cfg(test)]
@@ -109,10 +105,18 @@ mod tests {
             ("eth0", "eth01", false),
             ("52:54:*:56", "52:54:00:12:34:56", true),
             ("", "x", false),
+            ("**s**3", "ens3", true),
+            ("en[sp]3", "ens3", true),
+            ("e[", "e[", true),
         ];
         for (pattern, text, expected) in table {
             assert_eq!(glob(pattern, text), expected, "{pattern} {text}");
         }
+    }
+
+    #[test]
+    fn no_pattern_takes_for_ever() {
+        assert!(!glob(&"*a".repeat(40), &format!("{}b", "a".repeat(80))));
     }
 
     #[test]

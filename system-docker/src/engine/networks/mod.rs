@@ -34,7 +34,7 @@ use ros_api::durable;
 use serde_json::Value;
 
 use super::error::{ApiError, Result};
-use super::list::Filters;
+use super::filters::Filters;
 use super::{Container, Engine, new_id, time};
 use crate::net;
 
@@ -255,7 +255,7 @@ impl Engine {
     }
 
     /// All networks as Docker shows them in a list.
-    pub fn list_networks(&self, filters: &Filters) -> Vec<Value> {
+    pub fn list_networks(&self, filters: &Filters) -> Result<Vec<Value>> {
         show::list(&self.networks.list(), filters, &|network| self.endpoints_in(network).is_empty())
     }
 

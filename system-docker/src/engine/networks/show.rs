@@ -9,7 +9,8 @@ use super::network::{BRIDGE, Network, PREDEFINED, predefined_id};
 use super::ports::{self, Port};
 use super::{Subnet, asked::Mode};
 use crate::engine::container::{Container, Record};
-use crate::engine::list::Filters;
+use crate::engine::error::Result;
+use crate::engine::filters::{Filters, Patterns};
 use crate::engine::time::rfc3339;
 
 /// Filters of `network ls`.
@@ -62,29 +63,29 @@ pub fn list(
     networks: &[Arc<Network>],
     filters: &Filters,
     is_unused: &dyn Fn(&Network) -> bool,
-) -> Vec<Value> {
+) -> Result<Vec<Value>> {
+    let (names, ids) = (filters.patterns("name")?, filters.patterns("id")?);
     let mut all: Vec<(Value, bool)> = networks.iter().map(|n| (network(n), is_unused(n))).collect();
     let made = |name: &Value| networks.iter().any(|network| *name == network.name.as_str());
     all.extend(predefined().into_iter().filter(|n| !made(&n["Name"])).map(|n| (n, true)));
-    all.retain(|(shown, unused)| passes(shown, *unused, filters));
+    all.retain(|(shown, unused)| passes(shown, *unused, filters, &names, &ids));
     all.sort_by_key(|(shown, _)| shown["Name"].as_str().unwrap_or_default().to_owned());
-    all.into_iter().map(|(shown, _)| shown).collect()
+    Ok(all.into_iter().map(|(shown, _)| shown).collect())
 }
 
-fn passes(shown: &Value, unused: bool, filters: &Filters) -> bool {
+fn passes(
+    shown: &Value,
+    unused: bool,
+    filters: &Filters,
+    names: &Patterns,
+    ids: &Patterns,
+) -> bool {
     let text = |key: &str| shown[key].as_str().unwrap_or_default();
     let builtin = PREDEFINED.contains(&text("Name"));
     let labels = serde_json::from_value(shown["Labels"].clone()).unwrap_or_default();
-    let named = |part: &str| match part.strip_prefix('^') {
-        Some(start) => match start.strip_suffix('$') {
-            Some(whole) => text("Name") == whole,
-            None => text("Name").starts_with(start),
-        },
-        None => text("Name").contains(part.trim_end_matches('$')),
-    };
     filters.labels(&labels)
-        && filters.any("name", named)
-        && filters.any("id", |start| text("Id").starts_with(start))
+        && names.any(text("Name"))
+        && ids.any(text("Id"))
         && filters.any("driver", |driver| text("Driver") == driver)
         && filters.any("scope", |scope| text("Scope") == scope)
         && filters.any("type", |kind| match kind {
