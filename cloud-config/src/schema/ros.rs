@@ -14,7 +14,7 @@ const DOCKER: Effect = Restart("docker");
 const OTHER_IMAGE: &str =
     "another engine is another image of the service: ros.services.docker.image";
 const OWN_PATHS: &str = "the service keeps to its own paths and sockets";
-const DAEMON: &str = "system-docker takes no such options; it keeps to its own paths and sockets";
+const DAEMON: &str = "system-docker keeps to its own paths and sockets; mirrors and plain HTTP are in ros.registries";
 const OWN_ROOT: &str = "the console has its own root file system and nothing of it is shared";
 const NO_SCAN: &str = "STATE lies on a plain partition";
 const PARTITIONS: &str = "partitions are found by their labels ROS_BOOT and ROS_STATE";

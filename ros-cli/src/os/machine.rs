@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use cloud_config::Settings;
-use ros_api::boot::{BootEnv, Mode};
+use ros_api::boot::BootEnv;
 use ros_api::generation::{Pointer, Status};
 use ros_api::init::DaemonReport;
 use ros_api::{Generation, Generations, Reference, Release, paths};
@@ -149,7 +149,7 @@ impl Machine {
     /// # Errors
     /// When it lives in RAM, or has no BOOT partition.
     pub fn check_replaceable(&self) -> Result<()> {
-        if roster::boot_report().is_some_and(|report| report.mode != Mode::Disk) {
+        if roster::runs_from_ram() {
             bail!("this machine runs from RAM: replace its medium to replace its OS");
         }
         if self.env.is_none() {

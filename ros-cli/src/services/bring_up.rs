@@ -28,7 +28,7 @@ use super::engine::Engine;
 use super::plan::Plan;
 use super::progress::{complain, say, seconds};
 use super::report::{Outcome, ServiceReport, ServicesReport};
-use super::roster::{Roster, Running};
+use super::roster::{Roster, Running, runs_from_ram};
 use super::{cloud_init, registries};
 use crate::os::live::swap;
 use crate::os::user_checks;
@@ -99,9 +99,11 @@ impl BringUp {
         self.roster = Roster::read(&self.engine, &self.running, &changes).await;
         for name in asked_for(&changes) {
             if self.roster.is_optional(&name) {
-                self.warn(&format!(
-                    "{name} is not on this machine yet: it is fetched when all else runs"
-                ));
+                let why = match runs_from_ram() {
+                    true => "and cannot come: a machine that runs from RAM fetches no parts",
+                    false => "yet: it is fetched when all else runs",
+                };
+                self.warn(&format!("{name} is not on this machine {why}"));
             }
         }
         if let Some(source) = cloud_init::network_source(&configuration.settings)

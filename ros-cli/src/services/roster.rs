@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use bollard::models::ImageInspect;
-use ros_api::boot::BootReport;
+use ros_api::boot::{BootReport, Mode};
 use ros_api::{Generations, Reference, Release, durable, labels, paths};
 use serde_json::Value;
 
@@ -75,6 +75,12 @@ pub fn running_generation() -> Option<u32> {
 #[must_use]
 pub fn boot_report() -> Option<BootReport> {
     serde_json::from_slice(&std::fs::read(paths::BOOT_REPORT).ok()?).ok()
+}
+
+/// Whether the machine runs from RAM, so that its OS cannot be replaced on disk.
+#[must_use]
+pub fn runs_from_ram() -> bool {
+    boot_report().is_some_and(|report| report.mode != Mode::Disk)
 }
 
 /// The services of a machine.
