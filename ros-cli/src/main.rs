@@ -59,9 +59,18 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("ros: {error:#}");
+            if is_denied(&error) && !rustix::process::geteuid().is_root() {
+                eprintln!("root may do it: sudo {}", std::env::args().collect::<Vec<_>>().join(" "));
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether something that it needed is another user's.
+fn is_denied(error: &anyhow::Error) -> bool {
+    let denied = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::PermissionDenied;
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(denied))
 }
 
 fn run(command: Command) -> Result<ExitCode> {

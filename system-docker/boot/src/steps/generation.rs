@@ -7,8 +7,9 @@ use std::path::Path;
 use ros_api::Generations;
 use ros_api::boot::{Attempt, Mode, Reached};
 use ros_api::durable;
-use ros_api::generation::Pointer;
+use ros_api::generation::{Pointer, Status};
 use ros_api::paths;
+use ros_api::release::{PROGRAMS, Release};
 
 use crate::child;
 use crate::kmsg;
@@ -52,34 +53,86 @@ pub fn seed(machine: &mut Machine) -> io::Result<String> {
     Ok(name.trim().to_owned())
 }
 
-/// The boot loader's choice, else the current one, else the last good one, else the newest.
+/// The boot loader's choice, else the current one, else the last good one, else any other. A damaged disk may have taken
+/// some of them; as long as one is whole, the machine comes up.
 pub fn choose(machine: &mut Machine) -> io::Result<String> {
     let generations = Generations::at(Path::new(paths::GENERATIONS));
-    let installed: Vec<u32> =
-        generations.list()?.iter().map(|generation| generation.number).collect();
-    let wishes = [
-        ("asked for by the boot loader", machine.args.generation),
-        ("current", generations.pointer(Pointer::Current)),
-        ("the last good one", generations.pointer(Pointer::Good)),
-        ("the newest", installed.last().copied()),
-    ];
-    for (why, number) in wishes {
-        let Some(number) = number else { continue };
-        match generations.release(number) {
-            Ok(release) => {
-                (machine.generation, machine.version) =
-                    (Some(number), Some(release.version.clone()));
-                return Ok(format!("{number} ({}), {why}", release.version));
+    let candidates = candidates(&generations, machine.args.generation)?;
+    let mut said = Vec::new();
+    for usable in [whole, readable] {
+        for (number, why) in &candidates {
+            match usable(&generations, *number) {
+                Ok(release) => {
+                    let version = release.version;
+                    let chosen = format!("{number} ({version}), {why}");
+                    (machine.generation, machine.version) = (Some(*number), Some(version));
+                    return Ok(chosen);
+                }
+                Err(e) => {
+                    let text = format!("generation {number} ({why}) is not usable: {e}");
+                    if !said.contains(&text) {
+                        kmsg::error(&text);
+                        said.push(text);
+                    }
+                }
             }
-            Err(e) => kmsg::error(&format!("generation {number} ({why}) is not usable: {e}")),
         }
     }
-    let place = if machine.mode == Mode::Ram {
-        "there is no STATE, and the medium carries no release"
-    } else {
-        "STATE holds no release"
+    let place = match (machine.mode, candidates.is_empty()) {
+        (Mode::Ram, _) => "there is no STATE, and the medium carries no release",
+        (_, true) => "STATE holds no release",
+        (_, false) => "STATE holds no release that can be read",
     };
     Err(io::Error::new(io::ErrorKind::NotFound, format!("nothing to run: {place}")))
+}
+
+/// What can run, best first, each once: what is wanted, then what ran well, then what never ran, then what failed; of
+/// these the newest first.
+fn candidates(
+    generations: &Generations,
+    asked: Option<u32>,
+) -> io::Result<Vec<(u32, &'static str)>> {
+    let mut others = generations.list()?;
+    others.sort_by_key(|generation| {
+        let rank = match generation.status {
+            Status::Good => 0,
+            Status::Staged | Status::Trial => 1,
+            Status::Failed { .. } => 2,
+        };
+        (rank, std::cmp::Reverse(generation.number))
+    });
+    let wanted = [
+        (asked, "asked for by the boot loader"),
+        (generations.pointer(Pointer::Current), "current"),
+        (generations.pointer(Pointer::Good), "the last good one"),
+    ];
+    let wanted = wanted.into_iter().filter_map(|(number, why)| Some((number?, why)));
+    let others = others.into_iter().map(|other| (other.number, "another one"));
+    let mut all: Vec<(u32, &'static str)> = Vec::new();
+    for (number, why) in wanted.chain(others) {
+        if all.iter().all(|(known, _)| *known != number) {
+            all.push((number, why));
+        }
+    }
+    Ok(all)
+}
+
+/// The release of a generation whose programs are there.
+fn whole(generations: &Generations, number: u32) -> io::Result<Release> {
+    let release = readable(generations, number)?;
+    for program in PROGRAMS {
+        let path = generations.dir(number).join("bin").join(program);
+        let there = fs::metadata(&path).map_err(|e| durable::named("read", &path, &e))?;
+        if !there.is_file() || there.len() == 0 {
+            return Err(io::Error::other(format!("{} is empty", path.display())));
+        }
+    }
+    Ok(release)
+}
+
+/// The release of a generation; the boot set has programs that may do for it.
+fn readable(generations: &Generations, number: u32) -> io::Result<Release> {
+    generations.release(number)
 }
 
 /// Keeps what the last boot wrote for this one to read, then begins this boot's record.
@@ -107,4 +160,45 @@ pub fn record(generation: u32, reached: Reached, detail: &str) -> io::Result<()>
     let attempt =
         Attempt { generation, boot_id: boot_id.trim().into(), reached, detail: detail.into() };
     durable::write(path, &serde_json::to_vec(&attempt)?, 0o644)
+}
+
+#[cfg(test)]
+mod tests {
+    use ros_api::{Digest, Generation};
+
+    use super::*;
+
+    #[test]
+    fn any_generation_is_better_than_none_and_what_failed_comes_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = Generations::at(dir.path());
+        assert_eq!(candidates(&all, None).unwrap(), []);
+        let failed = Status::Failed { reason: "sick".into() };
+        for (number, status) in
+            [(1, Status::Good), (2, Status::Good), (3, failed), (4, Status::Staged)]
+        {
+            all.begin(number).unwrap();
+            all.commit(&Generation {
+                number,
+                version: "v1.0".into(),
+                image: "os:v1.0".parse().unwrap(),
+                digest: Digest::of(b"m"),
+                boot_set: Digest::of(b"b"),
+                created: 0,
+                append: String::new(),
+                status,
+            })
+            .unwrap();
+        }
+        all.point(Pointer::Current, 3).unwrap();
+        all.point(Pointer::Good, 2).unwrap();
+        let order = |asked| -> Vec<u32> {
+            candidates(&all, asked).unwrap().into_iter().map(|(number, _)| number).collect()
+        };
+        assert_eq!(order(None), [3, 2, 1, 4]);
+        assert_eq!(order(Some(4)), [4, 3, 2, 1]);
+        fs::write(dir.path().join("2/generation.json"), "{").unwrap();
+        fs::write(dir.path().join("3/generation.json"), "").unwrap();
+        assert_eq!(order(Some(7)), [7, 3, 2, 1, 4]);
+    }
 }
