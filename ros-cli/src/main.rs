@@ -60,7 +60,10 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("ros: {error:#}");
             if is_denied(&error) && !rustix::process::geteuid().is_root() {
-                eprintln!("root may do it: sudo {}", std::env::args().collect::<Vec<_>>().join(" "));
+                eprintln!(
+                    "root may do it: sudo {}",
+                    std::env::args().collect::<Vec<_>>().join(" ")
+                );
             }
             ExitCode::FAILURE
         }

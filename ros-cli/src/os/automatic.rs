@@ -152,7 +152,9 @@ async fn look_at(machine: &Machine, look: &mut Look) -> Result<()> {
 }
 
 fn staged_already(machine: &Machine, version: &str, policy: UpgradePolicy) -> bool {
-    policy == UpgradePolicy::Stage && machine.of_version(version).is_some()
+    let there = machine.of_version(version);
+    policy == UpgradePolicy::Stage
+        && there.is_some_and(|there| !machine.damaged.contains_key(&there.number))
 }
 
 /// What the policy says about a release that is there.

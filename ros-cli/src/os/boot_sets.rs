@@ -58,6 +58,19 @@ impl BootSets {
         Ok(())
     }
 
+    /// Whether a boot set is there, in its size. Nothing is read.
+    ///
+    /// # Errors
+    /// Names the file that is missing or has another size.
+    pub fn is_there(&self, set: &BootSet) -> Result<()> {
+        for (name, size) in [("vmlinuz", set.kernel_size), ("initrd", set.initrd_size)] {
+            let path = self.dir(set).join(name);
+            let found = fs::metadata(&path).with_context(|| format!("read {}", path.display()))?;
+            ensure!(found.len() == size, "{} has another size", path.display());
+        }
+        Ok(())
+    }
+
     /// Puts the boot set whose files are in `from` there, unless it is there and whole.
     ///
     /// # Errors

@@ -15,7 +15,10 @@ use crate::services::engine::Engine;
 /// Says what is missing, and how to have it again.
 pub async fn check(machine: &Machine, generation: &Generation, engine: &Engine) -> Result<()> {
     let mut missing = Vec::new();
-    let release = machine.generations.release(generation.number)?;
+    let release = match machine.generations.release(generation.number) {
+        Ok(release) => release,
+        Err(error) => return refuse(generation, &[error.to_string()]),
+    };
     if let Err(error) = BootSets::of_machine().verify(&release.boot_set) {
         missing.push(format!("{error:#}"));
     }

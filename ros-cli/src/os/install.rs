@@ -21,7 +21,7 @@ use super::asked::now;
 use super::boot_sets::BootSets;
 use super::config_check;
 use super::copy::copy;
-use super::{menu, programs};
+use super::{menu, programs, verify};
 
 /// What is to be installed.
 #[derive(clap::Args, Debug, Clone)]
@@ -81,12 +81,19 @@ impl Places {
         let same = |generation: &&Generation| {
             generation.digest == order.digest
                 && generation.append == order.append
-                && self.generations.dir(generation.number).join("bin/ros").is_file()
+                && self.is_whole(generation.number)
         };
         if let Some(generation) = installed.iter().rev().find(same) {
             return Ok(Installed { generation: generation.number });
         }
         self.put_generation(order, &release).map(|generation| Installed { generation })
+    }
+
+    /// Whether nothing of an installed generation is lost or changed; otherwise it is installed anew.
+    fn is_whole(&self, number: u32) -> bool {
+        let dir = self.generations.dir(number);
+        let release = self.generations.usable(number);
+        release.is_ok_and(|release| verify::programs(&dir, &release).is_empty())
     }
 
     fn put_generation(&self, order: &Order, release: &Release) -> Result<u32> {

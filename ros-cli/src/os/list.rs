@@ -163,8 +163,9 @@ fn describe(entry: &mut Entry, generation: &Generation, machine: &Machine) {
     entry.running = generation.number == machine.running.generation;
     entry.generation = Some(generation.number);
     generation.status.word().clone_into(&mut entry.state);
-    entry.reason = match &generation.status {
-        Status::Failed { reason } => reason.clone(),
+    entry.reason = match (&generation.status, machine.damaged.get(&generation.number)) {
+        (Status::Failed { reason }, _) => reason.clone(),
+        (_, Some(_)) => "damaged: see `ros os verify`".into(),
         _ => String::new(),
     };
 }

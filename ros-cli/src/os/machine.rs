@@ -1,6 +1,6 @@
 //! What is known of this machine when the OS is to be replaced: what runs, what is installed, what boots next.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +10,7 @@ use ros_api::generation::{Pointer, Status};
 use ros_api::init::DaemonReport;
 use ros_api::{Generation, Generations, Reference, Release, paths};
 
+use super::boot_sets::BootSets;
 use super::pins::Pins;
 use crate::services::configuration::{self, Configuration};
 use crate::services::roster::{self, Running};
@@ -23,6 +24,8 @@ pub struct Machine {
     pub generations: Generations,
     /// Those that are installed, by number.
     pub installed: Vec<Generation>,
+    /// What the disk lost of these: they cannot run.
+    pub damaged: BTreeMap<u32, String>,
     /// The generation whose daemon runs: its program is needed for every container that starts.
     pub daemon: Option<u32>,
     /// The boot loader's environment; none on a machine without a BOOT partition.
@@ -49,12 +52,32 @@ impl Machine {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(e.into()),
         };
+        let sets = env.is_some().then(BootSets::of_machine);
+        let lost = |number: u32| match (generations.usable(number), &sets) {
+            (Err(e), _) => Some(e.to_string()),
+            (Ok(release), Some(sets)) => {
+                Some(format!("{:#}", sets.is_there(&release.boot_set).err()?))
+            }
+            (Ok(_), None) => None,
+        };
+        let damaged = installed.iter().map(|generation| generation.number);
+        let damaged = damaged.filter_map(|number| Some((number, lost(number)?))).collect();
         let pins = Pins::read(Path::new(paths::PINS))?;
         let configuration = Configuration::load();
         let asked_for = configuration::asked_for(&configuration.services());
         let settings = configuration.settings;
         let daemon = DaemonReport::read().and_then(|report| report.generation);
-        Ok(Self { running, generations, installed, daemon, env, pins, asked_for, settings })
+        Ok(Self {
+            running,
+            generations,
+            installed,
+            damaged,
+            daemon,
+            env,
+            pins,
+            asked_for,
+            settings,
+        })
     }
 
     /// The lock file of `release` as it is installed here: with the optional parts that are asked for, and with what is
@@ -78,10 +101,12 @@ impl Machine {
         &self.running.release.version
     }
 
-    /// The newest installed generation of a version.
+    /// The newest installed generation of a version; a damaged one when there is no other.
     #[must_use]
     pub fn of_version(&self, version: &str) -> Option<&Generation> {
-        self.installed.iter().rev().find(|generation| generation.version == version)
+        let of_it = |generation: &&Generation| generation.version == version;
+        let all = || self.installed.iter().rev().filter(of_it);
+        all().find(|generation| !self.damaged.contains_key(&generation.number)).or(all().next())
     }
 
     /// The generation that boots when no trial is on.
@@ -101,7 +126,9 @@ impl Machine {
     #[must_use]
     pub fn back(&self, steps: usize) -> Option<&Generation> {
         let good = |generation: &&Generation| {
-            generation.status == Status::Good && generation.number != self.running.generation
+            generation.status == Status::Good
+                && generation.number != self.running.generation
+                && !self.damaged.contains_key(&generation.number)
         };
         self.installed.iter().rev().filter(good).nth(steps.checked_sub(1)?)
     }
@@ -164,8 +191,6 @@ impl Machine {
 
 #[cfg(test)]
 pub mod tests {
-    use std::collections::BTreeMap;
-
     use ros_api::release::{BootSet, Minimum, ServiceImage};
     use ros_api::{Digest, Release};
 
@@ -228,6 +253,7 @@ pub mod tests {
             },
             generations: Generations::at(Path::new("/nonexistent")),
             installed: installed.iter().enumerate().map(generation).collect(),
+            damaged: BTreeMap::new(),
             daemon: Some(1),
             env: Some(env),
             pins: Pins::default(),

@@ -33,16 +33,21 @@ pub fn update(generations: &Generations) -> Result<()> {
 }
 
 fn text(generations: &Generations) -> Result<String> {
-    let mut text = String::new();
-    for generation in generations.list()?.iter().rev() {
-        let Ok(release) = generations.release(generation.number) else { continue };
-        text += &boot::menu(&[MenuEntry {
+    let installed = generations.list()?;
+    let with_release = installed
+        .iter()
+        .rev()
+        .filter_map(|generation| Some((generation, generations.release(generation.number).ok()?)));
+    let all: Vec<_> = with_release.collect();
+    let mut entries = Vec::new();
+    for (generation, release) in &all {
+        entries.push(MenuEntry {
             number: generation.number,
             version: &generation.version,
             status: generation.status.word(),
             boot_set: &release.boot_set,
             append: &generation.append,
-        }]);
+        });
     }
-    Ok(text)
+    Ok(boot::menu(&entries))
 }

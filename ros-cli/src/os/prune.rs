@@ -40,10 +40,11 @@ pub fn dispensable(machine: &Machine, keep: usize) -> Vec<Generation> {
     let mut surplus = machine.installed.len().saturating_sub(keep.max(1));
     let mut gone = Vec::new();
     for generation in machine.installed.iter().filter(|generation| !is_held(generation)) {
-        if surplus == 0 {
-            break;
+        // A damaged one is of no use to anybody.
+        if surplus == 0 && !machine.damaged.contains_key(&generation.number) {
+            continue;
         }
-        surplus -= 1;
+        surplus = surplus.saturating_sub(1);
         gone.push(generation.clone());
     }
     gone
@@ -140,6 +141,9 @@ mod tests {
                 dispensable(&machine, keep).iter().map(|generation| generation.number).collect();
             assert_eq!(numbers, expected, "keep {keep}");
         }
+        machine.damaged = [1, 4].map(|number| (number, "lost".to_owned())).into();
+        let numbers: Vec<u32> = dispensable(&machine, 9).iter().map(|gone| gone.number).collect();
+        assert_eq!(numbers, [1], "what boots stays, whatever it is");
     }
 
     #[test]

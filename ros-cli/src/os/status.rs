@@ -37,6 +37,9 @@ pub struct OsStatus {
     /// Why what was asked for failed.
     #[serde(skip)]
     asked_failure: Option<String>,
+    /// What the disk lost of it.
+    #[serde(skip)]
+    asked_damage: Option<String>,
 }
 
 /// What runs.
@@ -92,8 +95,11 @@ impl OsStatus {
                 _ => None,
             }
         });
+        let asked_damage =
+            asked.as_ref().and_then(|asked| machine.damaged.get(&asked.generation)).cloned();
         Self {
             asked_failure,
+            asked_damage,
             running: RunningNow {
                 generation: machine.running.generation,
                 version: machine.version().to_owned(),
@@ -154,7 +160,13 @@ impl OsStatus {
             (_, Some(reason)) => {
                 format!("it failed, and {} came back: {reason}", self.running.version)
             }
-            _ => format!("it does not run; {} does", self.running.version),
+            _ => match &self.asked_damage {
+                Some(damage) => format!(
+                    "it is damaged, and {} runs in its place: {damage}; `ros os upgrade -i os:{}` brings it again",
+                    self.running.version, asked.version
+                ),
+                None => format!("it does not run; {} does", self.running.version),
+            },
         }
     }
 

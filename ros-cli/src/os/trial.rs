@@ -11,12 +11,14 @@ use ros_api::boot::{Attempt, BootEnv, Mode, Reached, TRIES};
 use ros_api::generation::{Pointer, Status};
 use ros_api::{Generation, Generations, paths};
 
+use super::boot_sets::BootSets;
 use super::menu;
 use crate::services::roster;
 
 /// The files that a verdict changes.
 pub struct Trial {
     generations: Generations,
+    sets: BootSets,
     menu_path: PathBuf,
     env_path: PathBuf,
     env: BootEnv,
@@ -40,6 +42,7 @@ impl Trial {
         };
         Ok(Some(Self {
             generations: Generations::at(Path::new(paths::GENERATIONS)),
+            sets: BootSets::of_machine(),
             menu_path: paths::GRUB_GENERATIONS.into(),
             env_path,
             env,
@@ -88,6 +91,8 @@ impl Trial {
 
     /// The running generation is healthy: it is what boots from now on, if it was on trial.
     ///
+    /// Or what was the default cannot boot any more: the disk lost a file of it, and this one came up in its place.
+    ///
     /// # Errors
     /// When a file cannot be written; the next boot may be one more try.
     pub fn good(&mut self, running: u32) -> Result<()> {
@@ -103,7 +108,7 @@ impl Trial {
             self.env.clear_trial();
             return self.write();
         }
-        if !self.is_of(running) && !is_default {
+        if !self.is_of(running) && !is_default && !self.default_is_lost() {
             // Chosen by hand in the boot menu: for this once.
             return Ok(());
         }
@@ -113,6 +118,16 @@ impl Trial {
         }
         self.env.set_default(running);
         self.write()
+    }
+
+    /// Whether the default lacks what a boot needs, and no trial is on that would take its place.
+    fn default_is_lost(&self) -> bool {
+        let Some(default) = self.env.default_generation().filter(|_| self.env.trial().is_none())
+        else {
+            return false;
+        };
+        let release = self.generations.usable(default);
+        !release.is_ok_and(|release| self.sets.verify(&release.boot_set).is_ok())
     }
 
     /// The running generation is on trial and sick: the next boot is what was good.
@@ -228,14 +243,26 @@ fn reason(number: u32, previous: Option<&Attempt>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use ros_api::Digest;
 
     use super::*;
+    use crate::os::machine::tests::release;
 
     fn machine(dir: &Path, trial: Option<(u32, u32)>) -> Trial {
         let generations = Generations::at(&dir.join("generations"));
         for number in [1, 2] {
-            generations.begin(number).unwrap();
+            let there = generations.begin(number).unwrap();
+            let release = release(&format!("v1.{number}"), "b", &[]);
+            let set = dir.join("sets").join(release.boot_set.digest.hex());
+            for (folder, names) in
+                [(there.join("bin"), ["ros", "system-docker"]), (set, ["vmlinuz", "initrd"])]
+            {
+                fs::create_dir_all(&folder).unwrap();
+                names.iter().for_each(|name| fs::write(folder.join(name), "b").unwrap());
+            }
+            fs::write(there.join("release.yml"), release.to_yaml()).unwrap();
             let generation = Generation {
                 number,
                 version: format!("v1.{number}"),
@@ -258,7 +285,8 @@ mod tests {
             );
         }
         let (menu_path, env_path) = (dir.join("generations.cfg"), dir.join("grubenv"));
-        Trial { generations, menu_path, env_path, env: BootEnv::parse(&text) }
+        let sets = BootSets::at(&dir.join("sets"));
+        Trial { generations, sets, menu_path, env_path, env: BootEnv::parse(&text) }
     }
 
     fn on_disk(trial: &Trial) -> (Option<u32>, Option<(u32, u32)>) {
@@ -315,6 +343,31 @@ mod tests {
         trial.good(2).unwrap();
         assert!(!trial.env_path.exists(), "the boot loader is told nothing");
         assert_eq!(trial.generations.pointer(Pointer::Current), None);
+    }
+
+    #[test]
+    fn what_comes_up_for_a_default_that_is_lost_takes_its_place() {
+        let set = |dir: &Path| dir.join("sets").join(Digest::of(b"b").hex());
+        let losses: [&dyn Fn(&Path); 4] = [
+            &|dir| fs::write(dir.join("generations/1/release.yml"), "x").unwrap(),
+            &|dir| fs::write(dir.join("generations/1/bin/ros"), "").unwrap(),
+            &|dir| fs::remove_file(set(dir).join("vmlinuz")).unwrap(),
+            &|dir| fs::write(set(dir).join("initrd"), "c").unwrap(),
+        ];
+        for lose in losses {
+            let dir = tempfile::tempdir().unwrap();
+            let mut trial = machine(dir.path(), None);
+            lose(dir.path());
+            trial.good(2).unwrap();
+            assert_eq!(on_disk(&trial), (Some(2), None));
+            assert_eq!(trial.generations.pointer(Pointer::Current), Some(2));
+            // One that is on trial will say by itself what becomes of it.
+            let dir = tempfile::tempdir().unwrap();
+            let mut trial = machine(dir.path(), Some((1, 2)));
+            lose(dir.path());
+            trial.good(2).unwrap();
+            assert!(!trial.env_path.exists());
+        }
     }
 
     #[test]

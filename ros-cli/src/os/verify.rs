@@ -53,7 +53,8 @@ async fn one(machine: &Machine, generation: &Generation, engine: &Engine) -> Vec
     wrong
 }
 
-fn programs(dir: &Path, release: &Release) -> Vec<String> {
+/// What is wrong with the programs of the generation in `dir`.
+pub fn programs(dir: &Path, release: &Release) -> Vec<String> {
     let check = |(name, expected): (&String, &ros_api::Digest)| -> Option<String> {
         let path = dir.join("bin").join(name);
         match file_digest(&path) {

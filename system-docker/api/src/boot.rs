@@ -204,10 +204,21 @@ pub struct MenuEntry<'a> {
 
 /// The text of [`crate::paths::GRUB_GENERATIONS`]: one entry per generation, in the order given. `ros_bits` is set by
 /// the `grub.cfg` of the machine: `linux` or `linux16` loads the kernel.
+///
+/// What cannot be loaded, from a disk that lost a file, is followed by every other one, good ones first, and then by
+/// another try of all: the boot loader does not stand still and wait for a key (GRUB manual, "fallback").
 #[must_use]
 pub fn menu(entries: &[MenuEntry<'_>]) -> String {
-    entries.iter().map(menu_entry).collect()
+    let is_good = |index: &usize| entries[*index].status == "good";
+    let (good, others): (Vec<usize>, Vec<usize>) = (0..entries.len()).partition(is_good);
+    let order = good.into_iter().chain(others).chain([entries.len()]);
+    let order: Vec<String> = order.map(|index| index.to_string()).collect();
+    let text: String = entries.iter().map(menu_entry).collect();
+    format!("set fallback=\"{}\"\n{text}{AGAIN}", order.join(" "))
 }
+
+/// The last entry of the menu.
+const AGAIN: &str = "menuentry \"again, in 10 seconds\" --id again {\n  echo None can be loaded: again in 10 seconds\n  sleep 10\n  reboot\n}\n";
 
 fn menu_entry(entry: &MenuEntry<'_>) -> String {
     let MenuEntry { number, version, status, boot_set, append } = entry;
@@ -397,20 +408,24 @@ mod tests {
             cmdline: "console=tty0 quiet".into(),
             without_init: None,
         };
-        let entry = MenuEntry {
-            number: 2,
+        let entry = |number, status| MenuEntry {
+            number,
             version: "v1.2",
-            status: "good",
+            status,
             boot_set: &boot_set,
             append: "a=b;c",
         };
         let hex = digest.hex();
-        assert_eq!(
-            menu(&[entry]),
+        let text = |number: u32, status: &str| {
             format!(
-                "menuentry \"ros v1.2 (generation 2, good)\" --id gen-2 {{\n  linux$ros_bits /sets/{hex}/vmlinuz console=tty0 quiet \
-                 ros.generation=2 'a=b;c'\n  initrd$ros_bits /sets/{hex}/initrd\n}}\n"
+                "menuentry \"ros v1.2 (generation {number}, {status})\" --id gen-{number} {{\n  linux$ros_bits /sets/{hex}/vmlinuz \
+                 console=tty0 quiet ros.generation={number} 'a=b;c'\n  initrd$ros_bits /sets/{hex}/initrd\n}}\n"
             )
-        );
+        };
+        let one = text(2, "good");
+        assert_eq!(menu(&[entry(2, "good")]), format!("set fallback=\"0 1\"\n{one}{AGAIN}"));
+        let all = [entry(4, "failed"), entry(3, "good"), entry(2, "trial"), entry(1, "good")];
+        let begin = menu(&all).lines().next().map(str::to_owned);
+        assert_eq!(begin.as_deref(), Some("set fallback=\"1 3 0 2 4\""));
     }
 }

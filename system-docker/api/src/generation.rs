@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, named};
+use crate::release::PROGRAMS;
 use crate::{Digest, Reference, Release};
 
 /// What is known of a generation's health.
@@ -149,6 +150,23 @@ impl Generations {
         let path = self.dir(number).join("release.yml");
         let text = fs::read_to_string(&path).map_err(|e| named("read", &path, &e))?;
         Release::parse(&text).map_err(|e| named("parse", &path, &io::Error::other(e)))
+    }
+
+    /// The lock file of a generation whose programs are there. What a damaged disk took is seen by what it left: that a
+    /// file is another is for [`Release::programs`] to say.
+    ///
+    /// # Errors
+    /// When something is missing, empty or no lock file.
+    pub fn usable(&self, number: u32) -> io::Result<Release> {
+        let release = self.release(number)?;
+        for program in PROGRAMS {
+            let path = self.dir(number).join("bin").join(program);
+            let there = fs::metadata(&path).map_err(|e| named("read", &path, &e))?;
+            if !there.is_file() || there.len() == 0 {
+                return Err(io::Error::other(format!("{} is empty", path.display())));
+            }
+        }
+        Ok(release)
     }
 
     /// Rewrites `generation.json`, durably.

@@ -135,6 +135,52 @@ fn pins_hold(site: &Site) -> Result<()> {
     Ok(())
 }
 
+/// A power cut does not do this, but a bad sector may.
+#[test]
+fn what_the_disk_lost_is_passed_over_and_brought_again() -> Result<()> {
+    let site = Site::new("lost")?;
+    let (_machine, boot) = site.boot(site.spec("v1.0", "")?)?;
+    site.settled()?;
+    site.guest.ok("ros os upgrade -y -i os:v1.1")?;
+    ensure!(!site.guest.ok("ros os list")?.contains("damaged"));
+
+    // The lock file of what boots cannot be read: another generation is whole, and boots from now on.
+    site.guest.ok("echo x > /var/lib/ros/generations/2/release.yml; sync; ros reboot")?;
+    let boot = site.guest.wait_boot(&boot, BOOT)?;
+    instead_of(&site, "v1.1", "v1.0")?;
+    // The same command brings it again, in the running system.
+    site.guest.ok("ros os upgrade -y -i os:v1.1")?;
+    ensure!(site.version()? == "v1.1");
+
+    // So it is with a kernel that BOOT lost, without anybody at the boot menu.
+    site.guest.run("ros os upgrade -f -i os:v1.2")?;
+    let boot = site.guest.wait_boot(&boot, BOOT)?;
+    site.settled()?;
+    ensure!(site.version()? == "v1.2");
+    site.guest
+        .ok("rm /boot$(sed 's/.*BOOT_IMAGE=\\([^ ]*\\).*/\\1/' /proc/cmdline); sync; ros reboot")?;
+    let boot = site.guest.wait_boot(&boot, WAY_BACK)?;
+    instead_of(&site, "v1.2", "v1.1")?;
+    site.guest.run("ros os upgrade -f -i os:v1.2")?;
+    site.guest.wait_boot(&boot, BOOT)?;
+    site.settled()?;
+    ensure!(site.version()? == "v1.2");
+    site.guest.ok("ros os prune && ros os verify")?;
+    Ok(())
+}
+
+/// `runs` is what came up, whole, and what boots by default; the status says what became of `lost`.
+fn instead_of(site: &Site, lost: &str, runs: &str) -> Result<()> {
+    site.settled()?;
+    let said = site.guest.ok("ros os status; ros os list")?;
+    ensure!(site.version()? == runs, "{said}");
+    ensure!(said.contains(&format!("it is damaged, and {runs} runs in its place")), "{said}");
+    ensure!(said.contains(&format!("next boot  {runs}\n")), "{said}");
+    let listed = said.lines().find(|line| line.starts_with(lost));
+    ensure!(listed.is_some_and(|line| line.contains("damaged")), "{said}");
+    Ok(())
+}
+
 #[test]
 fn a_bad_upgrade_changes_nothing_and_the_same_command_succeeds_afterwards() -> Result<()> {
     let mut site = Site::new("bad-upgrade")?;

@@ -9,7 +9,6 @@ use ros_api::boot::{Attempt, Mode, Reached};
 use ros_api::durable;
 use ros_api::generation::{Pointer, Status};
 use ros_api::paths;
-use ros_api::release::{PROGRAMS, Release};
 
 use crate::child;
 use crate::kmsg;
@@ -59,9 +58,10 @@ pub fn choose(machine: &mut Machine) -> io::Result<String> {
     let generations = Generations::at(Path::new(paths::GENERATIONS));
     let candidates = candidates(&generations, machine.args.generation)?;
     let mut said = Vec::new();
-    for usable in [whole, readable] {
+    // The boot set has programs that may do for a generation without.
+    for look in [Generations::usable, Generations::release] {
         for (number, why) in &candidates {
-            match usable(&generations, *number) {
+            match look(&generations, *number) {
                 Ok(release) => {
                     let version = release.version;
                     let chosen = format!("{number} ({version}), {why}");
@@ -115,24 +115,6 @@ fn candidates(
         }
     }
     Ok(all)
-}
-
-/// The release of a generation whose programs are there.
-fn whole(generations: &Generations, number: u32) -> io::Result<Release> {
-    let release = readable(generations, number)?;
-    for program in PROGRAMS {
-        let path = generations.dir(number).join("bin").join(program);
-        let there = fs::metadata(&path).map_err(|e| durable::named("read", &path, &e))?;
-        if !there.is_file() || there.len() == 0 {
-            return Err(io::Error::other(format!("{} is empty", path.display())));
-        }
-    }
-    Ok(release)
-}
-
-/// The release of a generation; the boot set has programs that may do for it.
-fn readable(generations: &Generations, number: u32) -> io::Result<Release> {
-    generations.release(number)
 }
 
 /// Keeps what the last boot wrote for this one to read, then begins this boot's record.
