@@ -176,7 +176,7 @@ fn instead_of(site: &Site, lost: &str, runs: &str) -> Result<()> {
     ensure!(site.version()? == runs, "{said}");
     ensure!(said.contains(&format!("it is damaged, and {runs} runs in its place")), "{said}");
     ensure!(said.contains(&format!("next boot  {runs}\n")), "{said}");
-    let listed = said.lines().find(|line| line.starts_with(lost));
+    let listed = said.lines().find(|line| line.split(' ').next() == Some(lost));
     ensure!(listed.is_some_and(|line| line.contains("damaged")), "{said}");
     Ok(())
 }
