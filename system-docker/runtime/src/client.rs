@@ -51,9 +51,12 @@ struct Inner {
 
 impl Runtime {
     /// `run_dir` holds one folder a container (a tmpfs: it must not outlive a boot); `exe shim <dir>` must
-    /// come to [`crate::shim::main`].
+    /// come to [`crate::shim::main`]. Filters that shims of an earlier daemon compiled are forgotten: theirs was
+    /// perhaps another program.
     #[must_use]
     pub fn new(run_dir: &Path, exe: &Path) -> Self {
+        // What is not there, or cannot be removed, is only read again.
+        let _ = fs::remove_dir_all(run_dir.join(record::FILTERS));
         Self { run_dir: run_dir.to_owned(), exe: exe.to_owned() }
     }
 

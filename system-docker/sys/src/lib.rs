@@ -9,6 +9,7 @@ pub mod fstab;
 pub mod kexec;
 pub mod mount;
 pub mod mountinfo;
+pub mod seccomp;
 pub mod signal;
 pub mod spawn;
 pub mod users;

@@ -1,8 +1,9 @@
 //! Docker's default seccomp profile as data: everything is refused with EPERM but what is listed, and some of that only
 //! with a capability (<https://docs.docker.com/engine/security/seccomp/>). Names that the kernel at hand does not know
-//! are left out by libcontainer.
+//! are left out.
 
 mod custom;
+mod program;
 
 use std::collections::HashSet;
 
@@ -12,6 +13,7 @@ use oci_spec::runtime::{
 };
 
 pub use custom::SeccompProfile;
+pub(crate) use program::program;
 
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use libcontainer::container::Container as LibContainer;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxSeccomp, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::PipeFlags;
 
-use super::executor::{self, Command};
+use super::executor::{self, Command, Confine};
 use super::record::{self, ProcessRecord};
 use super::stdio::{self, Console, Stdio};
 use super::users::{self, Users};
@@ -55,10 +55,11 @@ fn prepare_and_create(
     let late = mounts::build(&request.root, &root, &request.mounts, users.as_ref())?;
     let mut spec = request.spec.clone();
     adapt(&mut spec, request, &root, users.as_ref())?;
+    let command = Command { confine: confine(&mut spec, dir)?, enter: None };
     spec.save(dir.join("config.json"))
         .map_err(|e| RuntimeError::Refused(format!("write config.json: {e}")))?;
     let begun = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
-    let (inner, stdio) = call_libcontainer(dir, request, &spec)?;
+    let (inner, stdio) = call_libcontainer(dir, request, &spec, command)?;
     let pid = inner
         .pid()
         .map(|pid| pid.as_raw())
@@ -88,15 +89,31 @@ fn adapt(
     user::apply(process, &request.user, &request.group_add, root)
 }
 
+/// Takes the filter, and what depends on it, out of what libcontainer is told.
+fn confine(spec: &mut Spec, dir: &Path) -> Result<Option<Confine>, RuntimeError> {
+    let filter = spec.linux_mut().as_mut().and_then(|linux| {
+        let filter = linux.seccomp().clone();
+        linux.set_seccomp(None::<LinuxSeccomp>);
+        filter
+    });
+    match (filter, spec.process_mut()) {
+        (Some(filter), Some(process)) => {
+            Confine::take(process, Some(&filter), &record::filters(dir)).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
 fn call_libcontainer(
     dir: &Path,
     request: &ShimRequest,
     spec: &Spec,
+    command: Command,
 ) -> Result<(LibContainer, Stdio), RuntimeError> {
     let state = dir.join("state");
     fs::create_dir_all(&state)?;
     let builder = ContainerBuilder::new(request.id.clone(), SyscallType::default())
-        .with_executor(Command::default())
+        .with_executor(command)
         .with_root_path(&state)
         .map_err(|e| failed(&e))?;
     if request.tty {

@@ -1,5 +1,5 @@
-//! One more process in a running container, by libcontainer's tenant builder. What an exec is not given by it (the
-//! container's seccomp filter, see [`Command`]) is added here.
+//! One more process in a running container, by libcontainer's tenant builder. What an exec is not given by it (see
+//! [`Confine`]) is added here.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
-use oci_spec::runtime::{LinuxCapabilities, Process, Spec};
+use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{FlockOperation, flock};
 
 use super::container::failed;
-use super::executor::{Command, Enter};
+use super::executor::{Command, Confine, Enter};
 use super::mounts::is_folder_inside;
 use super::record::{self, ProcessRecord};
 use super::stdio::{self, Console, Stdio};
@@ -26,6 +26,9 @@ pub(super) struct Exec {
     container_dir: PathBuf,
     container_id: String,
     request: ExecRequest,
+    /// As the daemon asked for it: with the filter and the capabilities.
+    asked: Spec,
+    /// As libcontainer was told: with user, environment and working directory as they are.
     spec: Spec,
     pub(super) cgroup: PathBuf,
     pub(super) init: ProcessRecord,
@@ -45,6 +48,7 @@ pub(super) fn prepare(dir: &Path, request: ExecRequest) -> Result<Exec, RuntimeE
         container_dir,
         container_id: container.id,
         request,
+        asked: container.spec,
         spec,
         cgroup,
         init,
@@ -91,22 +95,22 @@ impl Exec {
         if !self.request.user.is_empty() {
             user::apply(&mut process, &self.request.user, &[], root)?;
         }
-        let command = self.confinement(&mut process);
-        Ok((process, command))
+        let confine = Some(self.confinement(&mut process)?);
+        Ok((process, Command { confine, enter: None }))
     }
 
-    /// Takes the capabilities out of `process`, for the command to set them after the filter.
-    fn confinement(&self, process: &mut Process) -> Command {
-        let filter = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
-        let capabilities =
-            process.capabilities().clone().unwrap_or_else(|| capability_sets(host_capabilities()));
-        process.set_capabilities(None::<LinuxCapabilities>);
+    /// What is to be set last, taken out of `process`.
+    fn confinement(&self, process: &mut Process) -> Result<Confine, RuntimeError> {
+        let of_container = self.asked.process().as_ref();
+        let mut capabilities = of_container.and_then(|process| process.capabilities().clone());
+        let filter = self.asked.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         if self.request.privileged {
             process.set_no_new_privileges(None);
-            let confine = Some((None, capability_sets(host_capabilities())));
-            return Command { confine, enter: None };
+            capabilities = Some(capability_sets(host_capabilities()));
         }
-        Command { confine: Some((filter, capabilities)), enter: None }
+        process.set_capabilities(capabilities);
+        let filter = filter.filter(|_| !self.request.privileged);
+        Confine::take(process, filter, &record::filters(&self.container_dir))
     }
 
     /// The container's user namespace, when it has one of its own.

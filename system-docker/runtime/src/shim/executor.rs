@@ -4,10 +4,10 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
-use libcontainer::capabilities::{drop_privileges, reset_effective};
-use libcontainer::seccomp::initialize_seccomp;
+use libcontainer::capabilities::{CapabilityExt, drop_privileges, reset_effective};
 use libcontainer::syscall::syscall::create_syscall;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::errno::Errno;
@@ -15,22 +15,83 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_keepcaps;
 use nix::sys::signal::SigSet;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Spec, User};
+use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Process, Spec, User};
 use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, fchown, stat};
 use rustix::stdio::stdin;
 use rustix::termios::isatty;
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::RuntimeError;
-use crate::spec::PATH;
+use crate::seccomp::program;
+use crate::spec::{PATH, capability_sets, host_capabilities};
 
 /// What libcontainer leaves to us.
 #[derive(Clone, Default)]
 pub(super) struct Command {
-    /// An exec's own filter and capabilities. libcontainer drops an exec's filter, so both are set here: the filter
-    /// first, because loading it needs a capability.
-    pub(super) confine: Option<(Option<LinuxSeccomp>, LinuxCapabilities)>,
+    /// What libcontainer is not told, to be set last; none: it was told all.
+    pub(super) confine: Option<Confine>,
     /// An exec's user namespace, which libcontainer does not enter.
     pub(super) enter: Option<Enter>,
+}
+
+/// Filter and capabilities. libcontainer would compile each container's filter anew, reads masked comparisons the wrong way
+/// round, and drops an exec's; and loading one needs a capability, so that both are set here.
+#[derive(Clone)]
+pub(super) struct Confine {
+    /// From [`crate::seccomp::program`].
+    pub(super) filter: Option<Vec<u8>>,
+    pub(super) capabilities: LinuxCapabilities,
+    /// Needs no capability to load the filter.
+    pub(super) no_new_privileges: bool,
+}
+
+impl Confine {
+    /// For a container or an exec with this filter; what libcontainer is not to be told any more goes out of `process`.
+    pub(super) fn take(
+        process: &mut Process,
+        filter: Option<&LinuxSeccomp>,
+        known: &Path,
+    ) -> Result<Self, RuntimeError> {
+        let capabilities = process.capabilities().clone();
+        process.set_capabilities(None::<LinuxCapabilities>);
+        Ok(Self {
+            filter: filter.map(|filter| program(filter, known)).transpose()?,
+            capabilities: capabilities.unwrap_or_else(|| capability_sets(host_capabilities())),
+            no_new_privileges: process.no_new_privileges() == Some(true),
+        })
+    }
+
+    fn apply(&self) -> Result<(), RuntimeError> {
+        // As late as it can be: a filter may refuse what dropping takes.
+        if !self.no_new_privileges {
+            self.load()?;
+        }
+        drop_privileges(&self.capabilities, create_syscall().as_ref())
+            .map_err(|e| RuntimeError::Refused(format!("drop capabilities: {e}")))?;
+        if self.no_new_privileges {
+            self.load()?;
+        }
+        Ok(())
+    }
+
+    fn load(&self) -> Result<(), RuntimeError> {
+        self.filter
+            .as_deref()
+            .map_or(Ok(()), ros_sys::seccomp::load)
+            .map_err(|e| RuntimeError::Refused(format!("load the seccomp filter: {e}")))
+    }
+
+    /// Does `what` with no more capabilities than the command will have, in a process that still has them all.
+    fn within<T>(&self, what: impl FnOnce() -> T) -> rustix::io::Result<T> {
+        let all = rustix::thread::capabilities(None)?;
+        let few = self.capabilities.effective().iter().flatten().map(|one| one.to_cap().bitmask());
+        let few = CapabilitySet::from_bits_truncate(few.fold(0, |sum, bit| sum | bit));
+        let effective = all.effective & few;
+        rustix::thread::set_capabilities(None, CapabilitySets { effective, ..all })?;
+        let done = what();
+        rustix::thread::set_capabilities(None, all)?;
+        Ok(done)
+    }
 }
 
 /// The user namespace of a container, and who the process will be there.
@@ -72,7 +133,15 @@ impl Enter {
 
 impl Executor for Command {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        find(spec)
+        let found = match &self.confine {
+            // In the host's user namespace, who the command will be is not known yet.
+            Some(confine) if self.enter.is_none() => {
+                let found = confine.within(|| find(spec));
+                found.unwrap_or_else(|e| Err(RuntimeError::Refused(format!("capabilities: {e}"))))
+            }
+            _ => find(spec),
+        };
+        found
             .map(|_| ())
             .map_err(|error| ExecutorValidationError::ArgValidationError(wrapped(&error)))
     }
@@ -95,13 +164,7 @@ impl Command {
         ros_sys::signal::default_sigpipe().map_err(|e| refused("reset SIGPIPE", e.to_string()))?;
         SigSet::empty().thread_set_mask().map_err(|e| refused("unblock signals", e.to_string()))?;
         self.enter.as_ref().map_or(Ok(()), Enter::enter)?;
-        if let Some((filter, capabilities)) = &self.confine {
-            if let Some(filter) = filter {
-                initialize_seccomp(filter).map_err(|e| refused("load seccomp", e.to_string()))?;
-            }
-            drop_privileges(capabilities, create_syscall().as_ref())
-                .map_err(|e| refused("drop capabilities", e.to_string()))?;
-        }
+        self.confine.as_ref().map_or(Ok(()), Confine::apply)?;
         let args: Vec<CString> =
             args(spec).iter().filter_map(|arg| CString::new(arg.as_bytes()).ok()).collect();
         let file = CString::new(path.as_str()).map_err(|e| refused("command", e.to_string()))?;

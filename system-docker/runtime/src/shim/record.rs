@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::stats;
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// In the run folder.
+pub(crate) const FILTERS: &str = ".seccomp";
 /// How long killed processes may take to leave their cgroup.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -54,6 +56,11 @@ pub(crate) fn cgroup(spec: &Spec) -> PathBuf {
     let path =
         spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone()).unwrap_or_default();
     Path::new(CGROUP_ROOT).join(path.strip_prefix("/").unwrap_or(&path))
+}
+
+/// Where the filters are that shims compiled, given a container's folder; no container's name begins with a dot.
+pub(crate) fn filters(container_dir: &Path) -> PathBuf {
+    container_dir.with_file_name(FILTERS)
 }
 
 /// Kills every process of a cgroup and of those below it, at once.
