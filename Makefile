@@ -56,9 +56,12 @@ help:
 setup:
 	@scripts/setup
 
+# In development, what the tests need comes with it, so that nothing is compiled twice for `make run` and `make test`.
+PARTS = $(if $(filter dev,$(PROFILE)),--workspace --lib --bins --examples,-p system-docker -p ros -p os-images -p ros-tests)
+
 # BUILT=1: the programs are there.
 build: setup
-	$(if $(BUILT),,cargo build --profile $(PROFILE) -p system-docker -p ros -p os-images -p ros-tests)
+	$(if $(BUILT),,cargo build --profile $(PROFILE) $(PARTS))
 
 # Where a machine in QEMU finds the registry of this checkout: a fragment below the user's own configuration.
 $(IMAGES)/registry-$(REGISTRY_PORT).yml:

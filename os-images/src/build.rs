@@ -4,7 +4,7 @@
 //! <out>/releases/<version>/release.yml  vmlinuz  initrd  oci/  oci-bare/
 //! ```
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -102,6 +102,7 @@ pub struct Build {
     blobs: Blobs,
     program: Digest,
     kernel: OnceCell<Kernel>,
+    stripped: RefCell<BTreeMap<String, Rc<[u8]>>>,
 }
 
 impl Build {
@@ -116,7 +117,8 @@ impl Build {
         let program = fs::read("/proc/self/exe")
             .map(|bytes| Digest::of(&bytes))
             .context("read this program")?;
-        Ok(Self { site, definitions, pool, blobs, program, kernel: OnceCell::new() })
+        let (kernel, stripped) = (OnceCell::new(), RefCell::default());
+        Ok(Self { site, definitions, pool, blobs, program, kernel, stripped })
     }
 
     /// Where things are.
@@ -307,12 +309,17 @@ impl Build {
 
     /// A program without its symbols, whatever profile it was built with.
     fn read_program(&self, name: &str) -> Result<Rc<[u8]>> {
+        if let Some(content) = self.stripped.borrow().get(name) {
+            return Ok(content.clone());
+        }
         let path = self.site.program(name)?;
         fs::create_dir_all(&self.site.cache)?;
         let stripped = tempfile::NamedTempFile::new_in(&self.site.cache)?;
         command::output(Command::new("strip").arg("-o").arg(stripped.path()).arg(&path))?;
         let content = fs::read(stripped.path()).with_context(|| format!("strip {name}"))?;
-        Ok(Rc::from(content))
+        let content: Rc<[u8]> = Rc::from(content);
+        self.stripped.borrow_mut().insert(name.to_owned(), content.clone());
+        Ok(content)
     }
 
     /// The image `os:<version>`: boot set, each program, boot loader, lock file; one layer each, so that what is the

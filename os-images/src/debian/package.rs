@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::command::{command, output, text};
 use crate::tree::{Entry, Kind, normal};
 
 /// A package whose file is here.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Package {
     /// Its name.
     pub name: String,
@@ -24,6 +25,7 @@ pub struct Package {
     /// Version of the source package.
     pub source_version: String,
     /// The `.deb`.
+    #[serde(skip)]
     pub file: PathBuf,
 }
 

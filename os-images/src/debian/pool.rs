@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
-use ros_api::Digest;
+use ros_api::{Digest, durable};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::SUITE;
 use super::mirror::Mirror;
@@ -21,6 +23,7 @@ type Entries = Rc<BTreeMap<String, Entry>>;
 
 /// Every package of one build.
 pub struct Pool {
+    dir: PathBuf,
     packages: BTreeMap<String, Package>,
     entries: RefCell<BTreeMap<String, Entries>>,
     libraries: OnceCell<BTreeMap<String, (String, String)>>,
@@ -29,6 +32,11 @@ pub struct Pool {
 
 /// Packages that no library comes from, and too big to look.
 const NO_LIBRARIES: &str = "linux-";
+
+/// What was read of the packages, beside them: looking into each of them takes seconds. Another name for what is
+/// written in another way.
+const PACKAGES: &str = "packages-1.json";
+const LIBRARIES: &str = "libraries-1.json";
 
 impl Pool {
     /// The packages `wanted` and all they depend on, from the cache or the mirror.
@@ -53,11 +61,16 @@ impl Pool {
         files.sort();
         let names: Vec<_> = files.iter().filter_map(|file| file.file_name()?.to_str()).collect();
         let identity = Digest::of(names.join("\n").as_bytes());
-        let packages = files
-            .iter()
-            .map(|file| Package::open(file).map(|package| (package.name.clone(), package)));
+        let packages = remembered(&dir.join(PACKAGES), || {
+            let open = |file: &PathBuf| Ok((file_name(file), Package::open(file)?));
+            files.iter().map(open).collect::<Result<BTreeMap<_, _>>>()
+        })?;
+        let placed = packages.into_iter().map(|(file, package)| {
+            (package.name.clone(), Package { file: dir.join(file), ..package })
+        });
         Ok(Self {
-            packages: packages.collect::<Result<_>>()?,
+            dir: dir.to_owned(),
+            packages: placed.collect(),
             entries: RefCell::default(),
             libraries: OnceCell::new(),
             identity,
@@ -111,7 +124,7 @@ impl Pool {
     /// When no package has it.
     pub fn library(&self, soname: &str) -> Result<&(String, String)> {
         if self.libraries.get().is_none() {
-            let found = self.find_libraries()?;
+            let found = remembered(&self.dir.join(LIBRARIES), || self.find_libraries())?;
             let _ = self.libraries.set(found);
         }
         let found = self.libraries.get().and_then(|all| all.get(soname));
@@ -133,6 +146,24 @@ impl Pool {
         }
         Ok(found)
     }
+}
+
+/// What is in `file`; else what `find` finds, which is in the file from then on.
+fn remembered<T: Serialize + DeserializeOwned>(
+    file: &Path,
+    find: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let read = fs::read(file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    if let Some(known) = read {
+        return Ok(known);
+    }
+    let found = find()?;
+    durable::write(file, &serde_json::to_vec(&found)?, 0o644)?;
+    Ok(found)
+}
+
+fn file_name(file: &Path) -> String {
+    file.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Has mmdebstrap fetch `names` and what they depend on into `dir`, which appears whole.

@@ -13,7 +13,8 @@ impl Engine {
     /// Starts a container; its restart policy counts from zero again.
     pub async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let _one = container.verbs.lock().await;
-        match container.record().state {
+        let record = container.record();
+        match record.state {
             State::Running { paused: true, .. } => {
                 return Err(ApiError::conflict(
                     "cannot start a paused container, try unpause instead",
@@ -22,10 +23,12 @@ impl Engine {
             State::Running { .. } => return Err(ApiError::unchanged()),
             _ => {}
         }
-        container.change(|record| {
-            record.stopped = false;
-            record.restart_count = 0;
-        })?;
+        if record.stopped || record.restart_count != 0 {
+            container.change(|record| {
+                record.stopped = false;
+                record.restart_count = 0;
+            })?;
+        }
         self.launch(container).await
     }
 

@@ -67,8 +67,8 @@ impl Engine {
                 record.state = State::Exited { exit, error: String::new() };
             });
         }
-        container.change(|record| record.stopped = true)?;
         let Ok(process) = container.running() else { return Ok(()) };
+        container.change(|record| record.stopped = true)?;
         if matches!(state, State::Running { paused: true, .. }) {
             process.resume().await?;
         }

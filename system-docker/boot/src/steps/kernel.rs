@@ -23,7 +23,9 @@ const MOUNTS: [(&str, &str, MountFlags, &str); 11] = [
     ("devpts", "/dev/pts", DEVICES, "mode=0620,gid=5,ptmxmode=0666"),
     ("tmpfs", "/dev/shm", NO_DEVICES, "mode=1777"),
     ("tmpfs", "/tmp", NO_DEVICES, "mode=1777"),
-    ("cgroup2", "/sys/fs/cgroup", HARDENED, "nsdelegate,memory_recursiveprot"),
+    // favordynmods: a process that joins a cgroup waits for no grace period of RCU, 15 ms of every start and exec
+    // (Documentation/admin-guide/cgroup-v2.rst).
+    ("cgroup2", "/sys/fs/cgroup", HARDENED, "nsdelegate,memory_recursiveprot,favordynmods"),
     ("mqueue?", "/dev/mqueue", HARDENED, ""),
     ("securityfs?", "/sys/kernel/security", HARDENED, ""),
     ("efivarfs?", "/sys/firmware/efi/efivars", HARDENED, ""),
