@@ -7,6 +7,7 @@ pub mod block;
 pub mod ext4;
 pub mod fstab;
 pub mod kexec;
+pub mod memory;
 pub mod mount;
 pub mod mountinfo;
 pub mod seccomp;

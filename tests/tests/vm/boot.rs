@@ -37,6 +37,11 @@ fn boots_healthy_configured_confined_and_powers_off() -> Result<()> {
     ensure!(site.guest.ok("cat /var/lib/ros/bootcmd-count")? == "early");
     ensure!(site.guest.ok("cat /proc/sys/kernel/domainname")? == "case.example");
     ensure!(site.guest.ok("cat /proc/1/mountinfo")?.contains(" /mnt/case "));
+    // No container's own mount took the hierarchy's options away.
+    let hierarchy = site.guest.ok("grep ' /sys/fs/cgroup ' /proc/1/mounts")?;
+    for option in ["nsdelegate", "favordynmods", "memory_recursiveprot"] {
+        ensure!(hierarchy.contains(option), "{option}: {hierarchy}");
+    }
     services_have_only_what_they_declare(&site)?;
     docker_cli_runs_busybox(&site)?;
     list_matches_the_registry(&site)?;

@@ -35,6 +35,8 @@ pub(crate) fn program(filter: &LinuxSeccomp, known: &Path) -> Result<Vec<u8>, Ru
         return Ok(program);
     }
     let program = compile(filter)?;
+    // libseccomp's megabyte, for which this shim has no further use.
+    ros_sys::memory::give_back();
     // A program that cannot be kept is compiled again the next time.
     if let Err(e) = keep(&program, &file, known) {
         eprintln!("{}: {e}", file.display());

@@ -85,8 +85,20 @@ fn mounts(input: &SpecInput) -> Vec<Mount> {
         shm,
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", sys]),
-        mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys]),
+        cgroup(input, sys),
     ]
+}
+
+/// The hierarchy has its options from its last mount by a process in the host's cgroup namespace, and libcontainer gives
+/// none. There the host's own mount is bound.
+fn cgroup(input: &SpecInput, sys: &str) -> Mount {
+    const AT: &str = "/sys/fs/cgroup";
+    if input.namespaces.cgroup != Namespace::Host {
+        return mount(AT, "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys]);
+    }
+    let mut host = mount(AT, "bind", &["bind", "private", "nosuid", "noexec", "nodev", sys]);
+    host.set_source(Some(AT.into()));
+    host
 }
 
 fn mount(target: &str, kind: &str, options: &[&str]) -> Mount {
