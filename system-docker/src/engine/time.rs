@@ -61,7 +61,16 @@ mod tests {
             assert_eq!(parse(text), parse(same), "{text}");
             assert!(parse(text).is_some(), "{text}");
         }
-        for wrong in ["x", "", "1.x", "9999999999999999999", "99999-01-01T00:00:00Z", "T", "2000-02-30", "2000-02-29T25:00"] {
+        for wrong in [
+            "x",
+            "",
+            "1.x",
+            "9999999999999999999",
+            "99999-01-01T00:00:00Z",
+            "T",
+            "2000-02-30",
+            "2000-02-29T25:00",
+        ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

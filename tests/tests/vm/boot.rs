@@ -24,8 +24,7 @@ rancher:
   sysctl: {kernel.domainname: case.example}
 ";
 
-#[test]
-fn boots_healthy_configured_confined_and_powers_off() -> Result<()> {
+pub fn boots_healthy_configured_confined_and_powers_off() -> Result<()> {
     let site = Site::new("boot")?;
     let (mut machine, first) = site.boot(site.spec("v1.0", USER_DATA)?)?;
     machine.wait_serial("login:", 0, BOOT)?;
@@ -294,8 +293,7 @@ fn numbers(version: &str) -> Vec<u64> {
     version.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
 }
 
-#[test]
-fn boots_from_uefi() -> Result<()> {
+pub fn boots_from_uefi() -> Result<()> {
     let site = Site::new("uefi")?;
     let mut spec = site.spec("v1.0", "")?;
     spec.firmware = Firmware::Uefi;
@@ -306,8 +304,7 @@ fn boots_from_uefi() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn boots_in_ram_without_state() -> Result<()> {
+pub fn boots_in_ram_without_state() -> Result<()> {
     let site = Site::new("ram")?;
     let spec = site.ram_spec(Vec::new(), "-- rancher.password=h1dden")?;
     let (_machine, _) = site.boot(spec)?;
@@ -336,8 +333,7 @@ fn what_follows_the_dashes_is_secret(site: &Site) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_broken_configuration_is_reported_and_does_not_stop_the_boot() -> Result<()> {
+pub fn a_broken_configuration_is_reported_and_does_not_stop_the_boot() -> Result<()> {
     let site = Site::new("broken-config")?;
     let user_data =
         "hostname: [not, a, name]\nwrite_filse: []\nmounts: [[/dev/vda1, /mnt/other, xfs]]";
@@ -374,8 +370,7 @@ fn what_cannot_be_mounted_is_said(report: &serde_json::Value) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn an_empty_disk_is_formatted_when_told_to_and_kept() -> Result<()> {
+pub fn an_empty_disk_is_formatted_when_told_to_and_kept() -> Result<()> {
     let site = Site::new("autoformat")?;
     let disk = site.dir.join("empty.qcow2");
     artifacts::empty_disk("2G", &disk)?;
@@ -395,8 +390,7 @@ fn an_empty_disk_is_formatted_when_told_to_and_kept() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn recovery_gives_a_shell() -> Result<()> {
+pub fn recovery_gives_a_shell() -> Result<()> {
     let site = Site::new("recovery")?;
     let images = artifacts::images();
     let mut spec = Spec::new(&site.dir);

@@ -208,8 +208,7 @@ impl Case {
     }
 }
 
-#[test]
-fn three_clouds_over_http_and_how_often_things_run() -> Result<()> {
+pub fn three_clouds_over_http_and_how_often_things_run() -> Result<()> {
     let case = Case { site: Site::new("clouds")?, metadata: Metadata::start()? };
     let (site, metadata) = (&case.site, &case.metadata);
     artifacts::disk("v1.0", "4G", &site.dir.join("disk.qcow2"))?;

@@ -10,8 +10,7 @@ use crate::site::{Site, WAY_BACK};
 /// How long going down may take.
 const OFF: Duration = Duration::from_secs(60);
 
-#[test]
-fn a_pid_1_that_hangs_goes_back() -> Result<()> {
+pub fn a_pid_1_that_hangs_goes_back() -> Result<()> {
     // By kexec: that is a try like any other, and the watchdog leads back to the boot loader.
     let site = Site::new("hang")?;
     let (mut machine, boot) = site.boot(site.spec("v1.0", "")?)?;
@@ -43,8 +42,7 @@ fn the_kernels_own_watchdog_ends_it(site: &Site, mut spec: Spec) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn what_cannot_boot_or_stays_sick_goes_back() -> Result<()> {
+pub fn what_cannot_boot_or_stays_sick_goes_back() -> Result<()> {
     let site = Site::new("sick")?;
     let (_machine, mut boot) = site.boot(site.spec("v1.0", "")?)?;
     site.settled()?;
@@ -55,8 +53,7 @@ fn what_cannot_boot_or_stays_sick_goes_back() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn what_is_half_there_or_fails_the_users_checks_goes_back() -> Result<()> {
+pub fn what_is_half_there_or_fails_the_users_checks_goes_back() -> Result<()> {
     let site = Site::new("half")?;
     let (_machine, boot) = site.boot(site.spec("v1.0", "")?)?;
     site.settled()?;

@@ -18,8 +18,7 @@ use crate::site::Site;
 
 const OFF: Duration = Duration::from_secs(60);
 
-#[test]
-fn a_disk_made_in_ram_boots_by_bios_and_uefi_and_is_upgraded() -> Result<()> {
+pub fn a_disk_made_in_ram_boots_by_bios_and_uefi_and_is_upgraded() -> Result<()> {
     let site = Site::new("install")?;
     let disk = raw(&site, "disk.raw", 4 << 30)?;
     let small = raw(&site, "small.raw", 600 << 20)?;

@@ -19,8 +19,7 @@ const SILENCE: u64 = 600_000;
 const STAGE: Duration = Duration::from_secs(120);
 const COMMAND: &str = "ros os upgrade -f --stage -i os:v1.2";
 
-#[test]
-fn whatever_ends_an_upgrade_the_same_command_goes_on() -> Result<()> {
+pub fn whatever_ends_an_upgrade_the_same_command_goes_on() -> Result<()> {
     let mut site = Site::new("interrupted")?;
     let (port, inner) = (site.registry_port, free_port()?);
     let (_machine, boot) = site.boot(site.spec("v1.0", "")?)?;

@@ -18,8 +18,7 @@ const SWITCH: Duration = Duration::from_secs(240);
 /// What must not change when other services do.
 const UNTOUCHED: [&str; 4] = ["udev", "network", "syslog", "console"];
 
-#[test]
-fn services_go_up_and_back_without_a_reboot() -> Result<()> {
+pub fn services_go_up_and_back_without_a_reboot() -> Result<()> {
     let site = Site::new("live")?;
     let (_machine, boot) = site.boot(site.spec("v1.0", "")?)?;
     site.settled()?;
@@ -90,8 +89,7 @@ fn a_pinned_service_stays(site: &Site, boot: &str) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_session_lives_through_a_new_console_and_the_address_stays() -> Result<()> {
+pub fn a_session_lives_through_a_new_console_and_the_address_stays() -> Result<()> {
     let mut site = Site::new("live-console")?;
     // A shared connection would be a session of the old console.
     site.guest.line = None;
@@ -179,8 +177,7 @@ fn refused(site: &Site, arguments: &str, word: &str) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_service_that_is_sick_is_put_back() -> Result<()> {
+pub fn a_service_that_is_sick_is_put_back() -> Result<()> {
     let site = Site::new("live-sick")?;
     let (_machine, boot) = site.boot(site.spec("v1.0", "")?)?;
     site.settled()?;
@@ -258,8 +255,7 @@ fn says_by_itself(site: &Site, word: &str) -> Result<()> {
     }
 }
 
-#[test]
-fn it_goes_on_without_the_command_and_a_power_cut_leaves_the_old() -> Result<()> {
+pub fn it_goes_on_without_the_command_and_a_power_cut_leaves_the_old() -> Result<()> {
     let site = Site::new("live-killed")?;
     let (machine, boot) = site.boot(site.spec("v1.0", "")?)?;
     site.settled()?;

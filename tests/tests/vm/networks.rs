@@ -17,8 +17,7 @@ const SERVE: &str = "/bin/busybox mkdir -p /www; echo hello > /www/index.html; e
 /// Asks for it: the last arguments are address and port.
 const ASK: &str = "printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | /bin/busybox nc -w 5";
 
-#[test]
-fn containers_meet_on_bridges_and_the_bridges_outlive_the_daemon() -> Result<()> {
+pub fn containers_meet_on_bridges_and_the_bridges_outlive_the_daemon() -> Result<()> {
     let site = Site::new("networks")?;
     let (_machine, first) = site.boot(site.spec("v1.0", "")?)?;
     site.settled()?;
@@ -65,8 +64,7 @@ fn containers_meet_on_bridges_and_the_bridges_outlive_the_daemon() -> Result<()>
     Ok(())
 }
 
-#[test]
-fn a_compose_file_comes_up_and_goes_down() -> Result<()> {
+pub fn a_compose_file_comes_up_and_goes_down() -> Result<()> {
     let site = Site::new("compose")?;
     let (_machine, _) = site.boot(site.spec("v1.0", "")?)?;
     site.settled()?;

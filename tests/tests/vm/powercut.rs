@@ -4,8 +4,7 @@ use anyhow::{Result, ensure};
 use ros_tests::artifacts;
 use ros_tests::powercut::torture::{Order, run};
 
-#[test]
-fn every_power_cut_leaves_the_old_or_the_new_machine() -> Result<()> {
+pub fn every_power_cut_leaves_the_old_or_the_new_machine() -> Result<()> {
     let order = Order {
         dir: artifacts::checkout().join("target/test/powercut"),
         cuts: 20,

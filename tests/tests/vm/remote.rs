@@ -13,8 +13,7 @@ use ros_tests::registry::free_port;
 use crate::docker::Docker;
 use crate::site::Site;
 
-#[test]
-fn another_machine_s_folders_come_with_it_and_hold_nothing_up() -> Result<()> {
+pub fn another_machine_s_folders_come_with_it_and_hold_nothing_up() -> Result<()> {
     let site = Site::new("remote")?;
     let (folder, port) = (site.dir.join("export"), free_port()?);
     fs::create_dir_all(&folder)?;

@@ -9,8 +9,7 @@ use serde_json::Value;
 
 use crate::site::{BOOT, Site, WAY_BACK};
 
-#[test]
-fn goes_up_back_and_down_and_keeps_the_users_data() -> Result<()> {
+pub fn goes_up_back_and_down_and_keeps_the_users_data() -> Result<()> {
     let site = Site::new("replace")?;
     let (_machine, mut boot) = site.boot(site.spec("v1.0", "hostname: replace")?)?;
     site.settled()?;
@@ -61,8 +60,7 @@ fn how_it_was_booted(site: &Site, command: &str) -> Result<()> {
 }
 
 /// From v1.1 to v1.2, by a boot; the check says bad; back to v1.1, by another.
-#[test]
-fn a_search_goes_on_over_boots() -> Result<()> {
+pub fn a_search_goes_on_over_boots() -> Result<()> {
     let site = Site::new("bisect")?;
     let (_machine, _) = site.boot(site.spec("v1.0", "")?)?;
     site.settled()?;
@@ -84,9 +82,7 @@ fn a_search_goes_on_over_boots() -> Result<()> {
 /// Five releases of every class. Five is prime: steps of 1, 2, 3 and 4, five of each, pass every way between two of them once.
 const FIVE: [&str; 5] = ["v1.0", "v1.1", "v1.2", "v1.7-console", "v1.9-daemon"];
 
-#[test]
-#[ignore = "long: make pairs"]
-fn every_way_between_five_releases() -> Result<()> {
+pub fn every_way_between_five_releases() -> Result<()> {
     let site = Site::new("pairs")?;
     let (_machine, _) = site.boot(site.spec("v1.0", "")?)?;
     site.settled()?;
@@ -136,8 +132,7 @@ fn pins_hold(site: &Site) -> Result<()> {
 }
 
 /// A power cut does not do this, but a bad sector may.
-#[test]
-fn what_the_disk_lost_is_passed_over_and_brought_again() -> Result<()> {
+pub fn what_the_disk_lost_is_passed_over_and_brought_again() -> Result<()> {
     let site = Site::new("lost")?;
     let (_machine, boot) = site.boot(site.spec("v1.0", "")?)?;
     site.settled()?;
@@ -181,8 +176,7 @@ fn instead_of(site: &Site, lost: &str, runs: &str) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_bad_upgrade_changes_nothing_and_the_same_command_succeeds_afterwards() -> Result<()> {
+pub fn a_bad_upgrade_changes_nothing_and_the_same_command_succeeds_afterwards() -> Result<()> {
     let mut site = Site::new("bad-upgrade")?;
     let storage = site.dir.join("registry");
     let (port, inner) = (site.registry_port, free_port()?);

@@ -8,8 +8,7 @@ use crate::site::{BOOT, Site};
 /// Its log is numbers in a row.
 const COUNTS: &str = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.2; done";
 
-#[test]
-fn another_daemon_takes_over_or_the_old_one_is_back() -> Result<()> {
+pub fn another_daemon_takes_over_or_the_old_one_is_back() -> Result<()> {
     let site = Site::new("runtime")?;
     let (machine, boot) = site.boot(site.spec("v1.0", "")?)?;
     site.settled()?;

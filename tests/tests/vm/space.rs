@@ -77,9 +77,7 @@ impl Definitions {
     }
 }
 
-#[test]
-#[ignore = "long: make space"]
-fn ten_versions_share_and_fifty_upgrades_find_room() -> Result<()> {
+pub fn ten_versions_share_and_fifty_upgrades_find_room() -> Result<()> {
     let mut site = Site::new("space")?;
     // Its own copy: what is pushed is of this test alone.
     let storage = site.dir.join("registry");

@@ -20,8 +20,7 @@ const COUNTS: &str = "/bin/busybox mkdir /www; echo served > /www/index.html; /b
 const STATE: &str =
     "docker inspect -f '{{.State.Pid}} {{.State.StartedAt}} {{.RestartCount}}' counts";
 
-#[test]
-fn it_comes_when_asked_for_and_is_replaced_under_its_containers() -> Result<()> {
+pub fn it_comes_when_asked_for_and_is_replaced_under_its_containers() -> Result<()> {
     let mut site = Site::new("engine")?;
     site.registry.kill();
     let (_machine, boot) =
