@@ -54,6 +54,7 @@ pub async fn run(args: &Args) -> Result<()> {
     };
     let engine = Engine::open(&args.root, &args.run, &exe, &options)?;
     crate::alive::or_end(crate::alive::LIMIT);
+    crate::memory::give_back_after(engine.events().listen().1);
     if args.take_over {
         engine.check_take_over().await?;
     }

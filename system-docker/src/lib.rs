@@ -13,6 +13,7 @@ mod http;
 mod init;
 mod install;
 mod listen;
+mod memory;
 mod net;
 mod seed;
 
