@@ -13,10 +13,8 @@ impl Engine {
     /// Changes what is named, for now and for later starts.
     pub async fn update(&self, container: &Container, body: ContainerUpdateBody) -> Result<()> {
         let _one = container.verbs.lock().await;
-        if body.devices.is_some() || body.blkio_weight.is_some_and(|weight| weight != 0) {
-            return Err(ApiError::bad(
-                "update: only memory, CPU, pids and the restart policy can be changed",
-            ));
+        if body.devices.is_some() {
+            return Err(ApiError::bad("update: devices cannot be changed while a container exists"));
         }
         let mut host = container.record().host_config.clone();
         merge(&mut host, &body);
@@ -28,6 +26,11 @@ impl Engine {
                     continue;
                 }
                 set(process.cgroup(), file, &value)?;
+            }
+            if let Some(weight) = body.blkio_weight.filter(|weight| *weight != 0)
+                && self.limits.has("io")
+            {
+                set_io_weight(process.cgroup(), weight)?;
             }
         }
         container.change(|record| record.host_config = host)?;
@@ -51,6 +54,7 @@ fn merge(host: &mut HostConfig, body: &ContainerUpdateBody) {
     take(&mut host.cpu_period, &body.cpu_period, given);
     take(&mut host.cpu_shares, &body.cpu_shares, given);
     take(&mut host.pids_limit, &body.pids_limit, given);
+    take(&mut host.blkio_weight, &body.blkio_weight, |weight| *weight != 0);
     take(&mut host.cpuset_cpus, &body.cpuset_cpus, |list| !list.is_empty());
     take(&mut host.cpuset_mems, &body.cpuset_mems, |list| !list.is_empty());
     take(&mut host.restart_policy, &body.restart_policy, |policy| {
@@ -107,6 +111,19 @@ fn weight(shares: i64) -> i64 {
     1 + ((shares.clamp(2, 262_144) - 2) * 9_999) / 262_142
 }
 
+/// BFQ's own scale is Docker's, 10 to 1000; the cost model's is 1 to 10000. A kernel with neither schedules no I/O by weight,
+/// which Docker passes over too.
+fn set_io_weight(cgroup: &Path, weight: impl Into<i64>) -> Result<()> {
+    let weight = weight.into();
+    let of_cost_model = 1 + (weight.max(10) - 10) * 9_999 / 990;
+    for (file, value) in [("io.bfq.weight", weight), ("io.weight", of_cost_model)] {
+        if cgroup.join(file).exists() {
+            return set(cgroup, file, &value.to_string());
+        }
+    }
+    Ok(())
+}
+
 fn set(cgroup: &Path, file: &str, value: &str) -> Result<()> {
     let path = cgroup.join(file);
     fs::write(&path, value)
@@ -137,6 +154,17 @@ mod tests {
                 && files.contains(&("cpu.max", "50000 100000".into()))
         );
         assert!(!files.iter().any(|(file, _)| *file == "pids.max"));
+    }
+
+    #[test]
+    fn the_weight_goes_where_the_kernel_has_it() {
+        for (file, expected) in [("io.bfq.weight", "500"), ("io.weight", "4950")] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join(file), "").unwrap();
+            set_io_weight(dir.path(), 500u16).unwrap();
+            assert_eq!(fs::read_to_string(dir.path().join(file)).unwrap(), expected);
+        }
+        set_io_weight(Path::new("/nonexistent"), 500u16).unwrap();
     }
 
     #[test]

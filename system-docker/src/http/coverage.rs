@@ -35,7 +35,7 @@ const NOTES: &[(&str, &str, &str)] = &[
     (
         "POST /containers/{id}/update",
         "partial",
-        "memory, CPU, pids and the restart policy; devices and I/O limits not while it exists",
+        "memory, CPU, pids, I/O weight and the restart policy; devices not while it exists",
     ),
     (
         "GET /containers/{id}/top",
