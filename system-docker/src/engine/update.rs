@@ -14,7 +14,9 @@ impl Engine {
     pub async fn update(&self, container: &Container, body: ContainerUpdateBody) -> Result<()> {
         let _one = container.verbs.lock().await;
         if body.devices.is_some() {
-            return Err(ApiError::bad("update: devices cannot be changed while a container exists"));
+            return Err(ApiError::bad(
+                "update: devices cannot be changed while a container exists",
+            ));
         }
         let mut host = container.record().host_config.clone();
         merge(&mut host, &body);
