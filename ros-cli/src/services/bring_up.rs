@@ -4,7 +4,7 @@
 //!            ┌──────────────── plan (pure) ◄── definitions ◄── images + configuration ◄─┐
 //!            ▼                                                                          │
 //!  startable? ─► one task each: make the container if it changed, start, wait until ready
-//!            ▲                                │ ready, or sick when its window ends     │
+//!            ▲                                │ ready, or sick when its time is over    │
 //!            └────────────────────────────────┴── after cloud-init: configuration is read again
 //! ```
 //!

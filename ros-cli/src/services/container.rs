@@ -48,10 +48,18 @@ impl Service {
         grace_ms(&self.spec)
     }
 
-    /// How long it may take to become ready.
+    /// How long it is watched after it was replaced.
     #[must_use]
     pub fn window_ms(&self) -> u64 {
         duration(self.spec.ros.health_window.as_deref()).unwrap_or(WINDOW_MS)
+    }
+
+    /// How long it may take to become ready: its window, or the start period of its health check where that is longer.
+    #[must_use]
+    pub fn ready_ms(&self) -> u64 {
+        let check = self.spec.healthcheck.as_ref();
+        let start_period = check.and_then(|check| duration(check.start_period.as_deref()));
+        self.window_ms().max(start_period.unwrap_or(0))
     }
 
     /// The request that creates its container.
@@ -365,5 +373,10 @@ mod tests {
         assert_eq!((service("{}").grace_ms(), service("{}").window_ms()), (10_000, 30_000));
         let stated = service("stop_grace_period: 3s\nx-ros: {health_window: 1m}");
         assert_eq!((stated.grace_ms(), stated.window_ms()), (3_000, 60_000));
+        for (start_period, ready_ms) in [("5s", 60_000), ("3m", 180_000)] {
+            let check = format!("healthcheck: {{start_period: {start_period}}}");
+            let slow = service(&format!("{check}\nx-ros: {{health_window: 1m}}"));
+            assert_eq!((slow.ready_ms(), slow.window_ms()), (ready_ms, 60_000), "{start_period}");
+        }
     }
 }

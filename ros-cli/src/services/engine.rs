@@ -244,9 +244,9 @@ impl Engine {
     /// Runs the service's container until it is ready; for a oneshot, until it ended.
     ///
     /// # Errors
-    /// Why it is sick: it ended, or was not ready when its window ended.
+    /// Why it is sick: it ended, or was not ready when its time was over.
     pub async fn start_until_ready(&self, service: &Service) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_millis(service.window_ms());
+        let deadline = Instant::now() + Duration::from_millis(service.ready_ms());
         let mut changes = Box::pin(self.changes(&service.name));
         // The request is sent now, so that what happens from here on is not missed.
         let _ = futures_util::poll!(changes.next());
@@ -258,8 +258,8 @@ impl Engine {
                 Readiness::NotYet(reason) => reason,
             };
             if Instant::now() >= deadline {
-                let window = super::progress::seconds(service.window_ms());
-                let reason = format!("{reason} (after {window})");
+                let limit = super::progress::seconds(service.ready_ms());
+                let reason = format!("{reason} (after {limit})");
                 return Err(self.sick(&service.name, &reason).await);
             }
             let wait = deadline.min(Instant::now() + LOOK_AGAIN);

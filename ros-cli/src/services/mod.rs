@@ -22,7 +22,8 @@
 //! Services that start later see the new configuration; of those that run already, the network starts again when it is
 //! to be another one, the console takes it over in place, and the others are left alone.
 //!
-//! Nobody waits for ever: a service that is not ready when its window ends is sick, and holds back nobody.
+//! Nobody waits for ever: a service that is not ready when its time is over (its health window, or its health
+//! check's `start_period` where that is longer) is sick, and holds back nobody.
 
 pub mod applied;
 pub mod apply;

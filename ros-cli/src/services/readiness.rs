@@ -4,15 +4,15 @@
 //! | | not yet | ready | sick |
 //! |---|---|---|---|
 //! | oneshot | runs | ended with 0 | ended with anything else |
-//! | with a healthcheck | not healthy | healthy | still not healthy when its window ends |
-//! | without | not running | runs | still not running when its window ends |
+//! | with a healthcheck | not healthy | healthy | still not healthy when its time is over |
+//! | without | not running | runs | still not running when its time is over |
 
 use bollard::models::{ContainerState, ContainerStateStatusEnum as Status, HealthStatusEnum};
 
 /// What is known of a service that was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// Not yet; why not, for when its window ends.
+    /// Not yet; why not, for when its time is over.
     NotYet(String),
     /// What depends on it may start.
     Ready,

@@ -53,7 +53,7 @@ pub enum Outcome {
     Starting,
     /// It was ready.
     Ready,
-    /// It was not ready within its window.
+    /// It was not ready in its time.
     Sick,
 }
 

@@ -6,7 +6,7 @@
 //!                      │
 //!     forward ─► the daemon, when it changed: PID 1 tries it ─► every container found again
 //!             ─► each changed service, in dependency order ─► watch: health window ─► good: current, good, default
-//!        │ not ready in its window           │ sick
+//!        │ not ready in its time             │ sick
 //!        └─────────► back(reason) ◄──────────┘   every service as it was, in reverse order; failed(reason)
 //! ```
 //!

@@ -83,10 +83,10 @@ pub async fn exec(engine: &Engine, container: &str, command: Vec<String>) -> Res
 /// Waits until the service in `container` is ready.
 ///
 /// # Errors
-/// Why it is sick: it ended again and again, or was not ready when its window ended.
+/// Why it is sick: it ended again and again, or was not ready when its time was over.
 pub async fn until_ready(engine: &Engine, service: &Service, container: &str) -> Result<()> {
-    let window = Duration::from_millis(service.window_ms());
-    let deadline = Instant::now() + window;
+    let limit = Duration::from_millis(service.ready_ms());
+    let deadline = Instant::now() + limit;
     loop {
         let state = engine.inspect(container).await?.context("its container was removed")?;
         let reason = match ended(&state) {
@@ -98,7 +98,7 @@ pub async fn until_ready(engine: &Engine, service: &Service, container: &str) ->
             },
         };
         if Instant::now() >= deadline {
-            bail!("{reason} (after {} s)", window.as_secs());
+            bail!("{reason} (after {} s)", limit.as_secs());
         }
         sleep(LOOK_AGAIN).await;
     }

@@ -160,8 +160,8 @@ impl Switch {
             let program = self.generations.dir(self.journal.to).join("bin").join(daemon::NAME);
             return Ok(durable::point(Path::new(paths::RUN_DAEMON), &program)?);
         }
-        let windows: u64 = self.new.values().map(Service::window_ms).sum();
-        let trial = 2 * daemon::LIMIT + Duration::from_millis(2 * windows);
+        let longest: u64 = self.new.values().map(|new| new.ready_ms() + new.window_ms()).sum();
+        let trial = 2 * daemon::LIMIT + Duration::from_millis(longest);
         let gap_ms = daemon::replace(self.journal.to, trial).await?;
         // What was connected to the old one is of no use.
         self.engine = Engine::connect()?;

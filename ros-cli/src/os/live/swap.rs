@@ -130,7 +130,7 @@ impl Swap<'_> {
         what: &str,
         is_so: impl Fn() -> bool,
     ) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_millis(service.window_ms());
+        let deadline = Instant::now() + Duration::from_millis(service.ready_ms());
         while !is_so() {
             let state =
                 self.engine.inspect(container).await?.context("its container was removed")?;
@@ -138,7 +138,7 @@ impl Swap<'_> {
                 bail!("{reason} before it was {what}");
             }
             if Instant::now() >= deadline {
-                bail!("it was not {what} within {} s", service.window_ms() / 1000);
+                bail!("it was not {what} within {} s", service.ready_ms() / 1000);
             }
             sleep(LOOK_AGAIN).await;
         }
