@@ -84,7 +84,10 @@ pub fn main() -> ExitCode {
 fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match verb {
-        Verb::Daemon(args) => runtime.block_on(daemon::run(&args)).map(|()| ExitCode::SUCCESS),
+        Verb::Daemon(args) => {
+            ros_sys::memory::one_arena();
+            runtime.block_on(daemon::run(&args)).map(|()| ExitCode::SUCCESS)
+        }
         Verb::Archive(_) => Ok(ExitCode::SUCCESS),
         Verb::Seed(args) => seed::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Install(args) => install::run(&args).map(|()| ExitCode::SUCCESS),

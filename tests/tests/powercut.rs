@@ -70,7 +70,13 @@ fn a_writer_without_a_flush_is_caught() -> Result<()> {
     for (commands, is_safe) in [(WITH, true), (WITHOUT, false)] {
         let dir = tempfile::tempdir()?;
         let log = recorded(dir.path(), commands)?;
-        let cuts = choose(&log.entries, |_| false, 40, &mut fastrand::Rng::with_seed(1));
+        let cuts = choose(
+            &log.entries,
+            0..log.entries.len(),
+            |_| false,
+            40,
+            &mut fastrand::Rng::with_seed(1),
+        );
         let mut lost = 0;
         for cut in &cuts {
             let disk = disk_after(dir.path(), &log, cut)?;

@@ -115,8 +115,8 @@ fn weight(shares: i64) -> i64 {
 
 /// BFQ's own scale is Docker's, 10 to 1000; the cost model's is 1 to 10000. A kernel with neither schedules no I/O by weight,
 /// which Docker passes over too.
-fn set_io_weight(cgroup: &Path, weight: impl Into<i64>) -> Result<()> {
-    let weight = weight.into();
+fn set_io_weight(cgroup: &Path, weight: u16) -> Result<()> {
+    let weight = i64::from(weight);
     let of_cost_model = 1 + (weight.max(10) - 10) * 9_999 / 990;
     for (file, value) in [("io.bfq.weight", weight), ("io.weight", of_cost_model)] {
         if cgroup.join(file).exists() {
@@ -163,10 +163,10 @@ mod tests {
         for (file, expected) in [("io.bfq.weight", "500"), ("io.weight", "4950")] {
             let dir = tempfile::tempdir().unwrap();
             fs::write(dir.path().join(file), "").unwrap();
-            set_io_weight(dir.path(), 500u16).unwrap();
+            set_io_weight(dir.path(), 500).unwrap();
             assert_eq!(fs::read_to_string(dir.path().join(file)).unwrap(), expected);
         }
-        set_io_weight(Path::new("/nonexistent"), 500u16).unwrap();
+        set_io_weight(Path::new("/nonexistent"), 500).unwrap();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! give the same cuts.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use fastrand::Rng;
 
@@ -35,17 +36,18 @@ pub fn unflushed(entries: &[Entry], at: usize) -> usize {
     entries[..at].iter().rposition(|entry| entry.flush).map_or(0, |flush| flush + 1)
 }
 
-/// Chooses `count` different cuts, sorted by place; fewer when the log has no more. A third of the places is drawn among
-/// all requests; one among the spans between flushes, where a few requests switch a pointer; and one among those spans
-/// that write where no journal is, which `bare` says.
+/// Chooses `count` different cuts in `stretch` of the log, sorted by place; fewer when it has no more. A third of the places
+/// is drawn among all requests; one among the spans between flushes, where a few requests switch a pointer; and one among
+/// those spans that write where no journal is, which `bare` says.
 #[must_use]
 pub fn choose(
     entries: &[Entry],
+    stretch: Range<usize>,
     bare: impl Fn(&Entry) -> bool,
     count: usize,
     rng: &mut Rng,
 ) -> Vec<Cut> {
-    let spans = spans(entries);
+    let spans = spans(entries, &stretch);
     let is_bare = |(begin, end): &(usize, usize)| entries[*begin..*end].iter().any(&bare);
     let bare: Vec<(usize, usize)> = spans.iter().copied().filter(is_bare).collect();
     let mut cuts = BTreeSet::new();
@@ -53,12 +55,13 @@ pub fn choose(
         if cuts.len() == count {
             break;
         }
-        let all = [(0, entries.len())];
+        let all = [(stretch.start, stretch.end)];
         let drawn_from = [&all[..], &spans, &bare][turn % 3];
         let Some(&(begin, end)) = rng.choice(drawn_from) else { continue };
         let at = rng.usize(begin..=end);
         let pending = at - unflushed(entries, at);
-        let kept = match (pending, turn / 3 % 4) {
+        // Three places and four kinds: every pair comes in twelve turns, every kind in four.
+        let kept = match (pending, turn % 4) {
             // Nothing is unflushed: all kinds of cuts here are one.
             (0, _) | (_, 0) => Kept::All,
             (_, 1) => Kept::None,
@@ -70,11 +73,11 @@ pub fn choose(
     cuts.into_iter().collect()
 }
 
-/// From each flush to the next, as the first request and the flush that ends it.
-fn spans(entries: &[Entry]) -> Vec<(usize, usize)> {
-    let mut begin = 0;
+/// From each flush of `stretch` to the next, as the first request and the flush that ends it.
+fn spans(entries: &[Entry], stretch: &Range<usize>) -> Vec<(usize, usize)> {
+    let mut begin = stretch.start;
     let mut spans = Vec::new();
-    for (at, _) in entries.iter().enumerate().filter(|(_, entry)| entry.flush) {
+    for at in stretch.clone().filter(|at| entries[*at].flush) {
         spans.push((begin, at));
         begin = at + 1;
     }
@@ -136,7 +139,7 @@ mod tests {
     #[test]
     fn one_seed_one_choice_and_every_kind_is_in_it() {
         let bare = |entry: &Entry| entry.offset >= 30 * 4096 && entry.length > 0;
-        let choice = |seed| choose(&entries(), bare, 60, &mut Rng::with_seed(seed));
+        let choice = |seed| choose(&entries(), 0..40, bare, 60, &mut Rng::with_seed(seed));
         assert_eq!(choice(1), choice(1));
         assert_ne!(choice(1), choice(2));
         assert_eq!(choice(1).len(), 60);
@@ -145,6 +148,8 @@ mod tests {
         }
         let late = choice(1).iter().filter(|cut| cut.at >= 30).count();
         assert!(late > 25, "{late} of 60 are where it is bare, a quarter of the log");
+        let within = choose(&entries(), 12..25, bare, 40, &mut Rng::with_seed(1));
+        assert!(!within.is_empty() && within.iter().all(|cut| (12..=25).contains(&cut.at)));
     }
 
     #[test]

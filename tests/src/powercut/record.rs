@@ -1,8 +1,9 @@
-//! Recording: a machine goes through a scenario, and somebody on it writes files all the while: one kind with fsync,
+//! Recording: a machine goes through the scenarios, and somebody on it writes files all the while: one kind with fsync,
 //! which must outlive every later cut, and one kind without, which a cut must lose, or else the check proves nothing.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -62,10 +63,12 @@ pub struct Claim {
 /// A finished recording.
 #[derive(Debug)]
 pub struct Recording {
-    /// The raw disk before it.
-    pub base: PathBuf,
+    /// The raw disk after it.
+    pub disk: PathBuf,
     /// All that was written and flushed.
     pub log: Log,
+    /// Which entries of it each scenario wrote, in their order: the power off is the last one's.
+    pub stretches: Vec<Range<usize>>,
     /// What the witness said, in order.
     pub claims: Vec<Claim>,
 }
@@ -124,11 +127,11 @@ impl Bench {
         Ok(boot)
     }
 
-    /// Goes through `scenario` with the raw disk `base`; `dir` is where the recording is kept.
+    /// Goes through `scenarios` with the raw disk `base`; `dir` is where the recording is kept.
     ///
     /// # Errors
     /// When a step fails, or the log does not give the disk that the machine left.
-    pub fn record(&self, scenario: &Scenario, base: &Path, dir: &Path) -> Result<Recording> {
+    pub fn record(&self, scenarios: &[Scenario], base: &Path, dir: &Path) -> Result<Recording> {
         let _ = fs::remove_dir_all(dir);
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let (disk, log) = (dir.join("disk.raw"), dir.join("log"));
@@ -145,15 +148,25 @@ impl Bench {
             claims: Vec::new(),
             boots: 0,
         };
-        for step in scenario.steps {
-            session.step(*step, &spec).with_context(|| format!("{}: {step:?}", scenario.name))?;
+        let mut ends = Vec::new();
+        for Scenario { name, steps, .. } in scenarios {
+            eprintln!("{name}: recording");
+            for step in *steps {
+                session.step(*step, &spec).with_context(|| format!("{name}: {step:?}"))?;
+            }
+            ends.push(usize::try_from(session.log.count()?)?);
         }
+        session.down().context("power off")?;
         let claims = std::mem::take(&mut session.claims);
         let log = Log::read(&log)?;
         let replayed = Replay::start(&log, base, &dir.join("replayed.raw"))?.finish()?;
         same(&replayed, &disk).context("the log does not give the disk that the machine left")?;
         fs::remove_file(replayed)?;
-        Ok(Recording { base: base.to_owned(), log, claims })
+        ends.pop();
+        let begins = std::iter::once(0).chain(ends.clone());
+        let ends = ends.into_iter().chain([log.entries.len()]);
+        let stretches = begins.zip(ends).map(|(begin, end)| begin..end).collect();
+        Ok(Recording { disk, log, stretches, claims })
     }
 }
 
@@ -189,13 +202,15 @@ impl Session<'_> {
                 ensure!(ran.status == 0 || ran.status == 255, "{ran:?}");
                 self.settle()
             }
-            Step::Down => {
-                self.hear_out();
-                let machine = self.machine.as_mut().context("the machine is not on")?;
-                machine.press_power()?;
-                machine.wait_off(BOOT)
-            }
         }
+    }
+
+    /// Presses the power button and waits until the machine is off.
+    fn down(&mut self) -> Result<()> {
+        self.hear_out();
+        let machine = self.machine.as_mut().context("the machine is not on")?;
+        machine.press_power()?;
+        machine.wait_off(BOOT)
     }
 
     fn settle(&mut self) -> Result<()> {

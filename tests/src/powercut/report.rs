@@ -8,8 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::cut::Cut;
-use super::log::Kind;
-use super::record::Recording;
+use super::log::{Entry, Kind};
 use super::torture::shown;
 
 /// What stands before the figures in a document.
@@ -59,8 +58,7 @@ pub struct Report {
 impl Row {
     /// Nothing cut yet.
     #[must_use]
-    pub fn new(name: &'static str, recording: &Recording) -> Self {
-        let entries = &recording.log.entries;
+    pub fn new(name: &'static str, entries: &[Entry]) -> Self {
         let written = entries.iter().filter(|entry| matches!(entry.kind, Kind::Write(_)));
         Self {
             name,

@@ -1,13 +1,14 @@
 //! What a machine does while its disk is recorded. Data: another scenario is another entry in [`ALL`].
 //!
-//! Each begins with the disk that the one before it left; the first with an installed disk that was never booted.
+//! One machine goes through all of them: each begins where the one before it ended, the first with an installed disk that
+//! was never booted.
 
-/// One recording.
+/// One stretch of the recording.
 #[derive(Debug)]
 pub struct Scenario {
     /// Its name, also of its folder.
     pub name: &'static str,
-    /// What is done, from power on to power off.
+    /// What is done. The last scenario is followed by an orderly power off.
     pub steps: &'static [Step],
     /// What tells the machine before from the machine after.
     pub change: Change,
@@ -26,8 +27,6 @@ pub enum Step {
     Run(&'static str),
     /// Runs a command that reboots the machine, and waits until every service is ready again.
     Reboots(&'static str),
-    /// Presses the power button and waits until the machine is off.
-    Down,
 }
 
 /// How old and new are told apart. A disk that is neither is lost.
@@ -69,31 +68,19 @@ impl Change {
 pub const ALL: &[Scenario] = &[
     Scenario {
         name: "first-boot",
-        steps: &[Step::Up, Step::Witness(3), Step::Down],
+        steps: &[Step::Up, Step::Witness(3)],
         change: Change::Grows { version: "v1.0" },
         again: None,
     },
     Scenario {
         name: "upgrade",
-        steps: &[
-            Step::Up,
-            Step::Witness(2),
-            Step::Reboots("ros os upgrade -f -i os:v1.2"),
-            Step::Witness(2),
-            Step::Down,
-        ],
+        steps: &[Step::Reboots("ros os upgrade -f -i os:v1.2"), Step::Witness(2)],
         change: Change::Version { old: "v1.0", new: "v1.2" },
         again: Some("ros os upgrade -f --stage -i os:v1.2"),
     },
     Scenario {
         name: "rollback",
-        steps: &[
-            Step::Up,
-            Step::Witness(2),
-            Step::Reboots("ros os rollback -f"),
-            Step::Witness(2),
-            Step::Down,
-        ],
+        steps: &[Step::Reboots("ros os rollback -f"), Step::Witness(2)],
         change: Change::Version { old: "v1.2", new: "v1.0" },
         // On trial, and called off again.
         again: Some("ros os rollback -f --no-reboot v1.0 && ros os upgrade -f -i os:v1.2"),
@@ -102,12 +89,9 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "prune",
         steps: &[
-            Step::Up,
-            Step::Witness(2),
             Step::Run("ros os upgrade -f --stage -i os:v1.1"),
             Step::Run("ros os prune --keep 1"),
             Step::Witness(2),
-            Step::Down,
         ],
         change: Change::Prunes { version: "v1.0", gone: "v1.2" },
         again: Some("ros os prune --keep 1"),

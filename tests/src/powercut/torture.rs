@@ -1,4 +1,4 @@
-//! The whole test: scenarios are recorded, cut, looked at, and a sample is booted.
+//! The whole test: a machine is recorded as it goes through the scenarios, cut, looked at, and a sample is booted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,32 +45,32 @@ pub fn run(order: &Order) -> Result<Report> {
     let bench = Bench::new(&order.dir)?;
     let scenarios = wanted(&order.only)?;
     let pristine = installed(&order.dir)?;
+    let recording = bench.record(scenarios, &pristine, &order.dir.join("recording"))?;
+    let state = super::check::table::read(&recording.disk)?.state;
+    let beside = |entry: &Entry| {
+        entry.length > 0 && !(state.start..state.start + state.size).contains(&entry.offset)
+    };
+    let entries = &recording.log.entries;
+    let mut replay = Replay::start(&recording.log, &pristine, &order.dir.join("durable.raw"))?;
     let mut report = Report { seed: order.seed, rows: Vec::new() };
-    let mut base = pristine.clone();
-    for (index, scenario) in scenarios.iter().enumerate() {
-        let dir = order.dir.join(scenario.name);
-        eprintln!("{}: recording", scenario.name);
-        let recording = bench.record(scenario, &base, &dir)?;
+    for (index, (scenario, stretch)) in scenarios.iter().zip(&recording.stretches).enumerate() {
         let share = |whole: usize| {
             (whole * (index + 1) / scenarios.len()) - whole * index / scenarios.len()
         };
         let mut rng = Rng::with_seed(order.seed.wrapping_add(index as u64));
-        let state = super::check::table::read(&base)?.state;
-        let beside = |entry: &Entry| {
-            entry.length > 0 && !(state.start..state.start + state.size).contains(&entry.offset)
-        };
-        let cuts = choose(&recording.log.entries, beside, share(order.cuts), &mut rng);
+        let cuts = choose(entries, stretch.clone(), beside, share(order.cuts), &mut rng);
+        let dir = order.dir.join(scenario.name);
+        fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
         let mut torture = Torture {
             bench: &bench,
             scenario,
             recording: &recording,
             pristine: &pristine,
             dir: &dir,
-            row: Row::new(scenario.name, &recording),
+            row: Row::new(scenario.name, &entries[stretch.clone()]),
         };
-        torture.run(&cuts, share(order.boots))?;
+        torture.run(&mut replay, &cuts, share(order.boots))?;
         report.rows.push(torture.row);
-        base = dir.join("disk.raw");
     }
     Ok(report)
 }
@@ -105,14 +105,9 @@ struct Torture<'a> {
 }
 
 impl Torture<'_> {
-    fn run(&mut self, cuts: &[Cut], boots: usize) -> Result<()> {
-        let entries = self.recording.log.entries.len();
+    fn run(&mut self, replay: &mut Replay, cuts: &[Cut], boots: usize) -> Result<()> {
+        let entries = self.row.entries;
         ensure!(!cuts.is_empty(), "{entries} entries were recorded, and no cut was chosen");
-        let mut replay = Replay::start(
-            &self.recording.log,
-            &self.recording.base,
-            &self.dir.join("durable.raw"),
-        )?;
         let disk = self.dir.join("cut.raw");
         for (number, cut) in cuts.iter().enumerate() {
             replay.cut(cut, &disk)?;

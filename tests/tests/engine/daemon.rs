@@ -24,8 +24,10 @@ if [ -n "$OWN_NETWORK" ]; then
   # As where nobody loaded br_netfilter: here it may be part of the kernel.
   echo 0 2>/dev/null > /proc/sys/net/bridge/bridge-nf-call-iptables
 fi
+# A machine has one hierarchy, with the options of its last mount.
+options=$(awk '$3 == "cgroup2" {print $4; exit}' /proc/mounts)
 umount -l /sys/fs/cgroup 2>/dev/null
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t cgroup2 -o "${options:-rw}" cgroup2 /sys/fs/cgroup
 mount -t tmpfs run /run
 mkdir -p /run/ros
 cp "$1" /run/ros/registries.json

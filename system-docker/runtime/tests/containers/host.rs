@@ -12,6 +12,7 @@ use ros_runtime::{
     AttachStream, ExecRequest, Log, Mount, MountKind, Process, Propagation, Root, Runtime,
     ShimRequest, SpecInput, Stream, host_capabilities,
 };
+use ros_sys::mountinfo;
 
 pub const BUSYBOX: &str = "/bin/busybox";
 pub const SIGTERM: i32 = 15;
@@ -28,9 +29,13 @@ pub fn prepare_host() -> Result<Host> {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .context("make / private")?;
-    umount2("/sys/fs/cgroup", MntFlags::MNT_DETACH).context("unmount /sys/fs/cgroup")?;
-    mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), MsFlags::empty(), none)
-        .context("mount cgroup2")?;
+    // A machine has one hierarchy, with the options of its last mount: another one would take them away.
+    let mounted = mountinfo::own().into_iter().find(|entry| entry.kind == "cgroup2");
+    let (source, flags) = match &mounted {
+        Some(entry) => (entry.point.as_path(), MsFlags::MS_BIND),
+        None => (Path::new("cgroup2"), MsFlags::empty()),
+    };
+    mount(Some(source), "/sys/fs/cgroup", Some("cgroup2"), flags, none).context("mount cgroup2")?;
     let keep = tempfile::tempdir()?;
     let dir = keep.path().to_owned();
     mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), none)?;
