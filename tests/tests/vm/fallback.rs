@@ -1,56 +1,46 @@
 //! Releases that cannot boot or stay sick: the machine is back on the good one by itself, and says why.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
-use ros_tests::machine::{Spec, tail};
+use ros_tests::machine::{Machine, tail};
 
 use crate::site::{Site, WAY_BACK};
 
-/// How long going down may take.
-const OFF: Duration = Duration::from_secs(60);
-
-pub fn a_pid_1_that_hangs_goes_back() -> Result<()> {
-    // By kexec: that is a try like any other, and the watchdog leads back to the boot loader.
+pub fn what_cannot_boot_goes_back() -> Result<()> {
+    // PID 1 hangs. By kexec: that is a try like any other, and the watchdog leads back to the boot loader.
     let site = Site::new("hang")?;
-    let (mut machine, boot) = site.boot(site.spec("v1.0", "")?)?;
+    let (machine, boot) = site.boot(site.spec("v1.0", "")?)?;
     site.settled()?;
-    goes_back(&site, &boot, "v1.3-hang", "--kexec")?;
+    let boot = goes_back(&site, &boot, "v1.3-hang", "--kexec")?;
     let serial = machine.serial();
     ensure!(!serial.contains("no kexec"), "{}", tail(&serial, 60));
     let receipt = crate::live::receipt(&site)?;
     ensure!(receipt["verdict"] == "put-back" && receipt["class"] == "kexec", "{receipt}");
-    site.guest.ok("ros poweroff")?;
-    machine.wait_off(OFF)?;
-    the_kernels_own_watchdog_ends_it(&site, machine.spec.clone())
+    // The kernel panics.
+    goes_back(&site, &boot, "v1.4-panic", "").map(drop)
 }
 
-/// Without the hardware: the release that hangs, tried once.
-fn the_kernels_own_watchdog_ends_it(site: &Site, mut spec: Spec) -> Result<()> {
+pub fn what_hangs_without_a_watchdog_or_stays_sick_goes_back() -> Result<()> {
+    let site = Site::new("sick")?;
+    let mut spec = site.spec("v1.0", "")?;
     spec.watchdog = false;
     let (machine, boot) = site.boot(spec)?;
     site.settled()?;
-    let armed = "dmesg | grep -F 'ros: [watchdog] Software Watchdog'";
-    site.guest.ok(armed)?;
+    let boot = the_kernels_own_watchdog_ends_it(&site, &machine, &boot)?;
+    goes_back(&site, &boot, "v1.5-sick", "").map(drop)
+}
+
+/// The release that hangs, tried once.
+fn the_kernels_own_watchdog_ends_it(site: &Site, machine: &Machine, boot: &str) -> Result<String> {
+    site.guest.ok("dmesg | grep -F 'ros: [watchdog] Software Watchdog'")?;
+    site.guest.ok("ros os upgrade -f --stage -i os:v1.3-hang")?;
     let ran = site.guest.run("ros os try -f v1.3-hang")?;
     ensure!(ran.status == 0 || ran.status == 255, "{ran:?}");
-    site.guest.wait_boot(&boot, WAY_BACK)?;
+    let boot = site.guest.wait_boot(boot, WAY_BACK)?;
     site.settled()?;
     ensure!(site.version()? == "v1.0", "{}", site.status()?);
     let serial = machine.serial();
     ensure!(serial.contains("Initiating system reboot"), "{}", tail(&serial, 60));
-    Ok(())
-}
-
-pub fn what_cannot_boot_or_stays_sick_goes_back() -> Result<()> {
-    let site = Site::new("sick")?;
-    let (_machine, mut boot) = site.boot(site.spec("v1.0", "")?)?;
-    site.settled()?;
-    // A kernel that panics, a service that never becomes ready.
-    for version in ["v1.4-panic", "v1.5-sick"] {
-        boot = goes_back(&site, &boot, version, "")?;
-    }
-    Ok(())
+    Ok(boot)
 }
 
 pub fn what_is_half_there_or_fails_the_users_checks_goes_back() -> Result<()> {
