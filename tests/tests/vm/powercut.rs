@@ -1,4 +1,4 @@
-//! The short form of `make torture`: a few power cuts of each scenario; of every other one, one is booted.
+//! The short form of `make torture`: a few power cuts of each scenario, one of each booted.
 
 use anyhow::{Result, ensure};
 use ros_tests::artifacts;
@@ -8,7 +8,7 @@ pub fn every_power_cut_leaves_the_old_or_the_new_machine() -> Result<()> {
     let order = Order {
         dir: artifacts::checkout().join("target/test/powercut"),
         cuts: 20,
-        boots: 2,
+        boots: 4,
         seed: 2,
         only: Vec::new(),
     };
