@@ -122,10 +122,8 @@ fuzz: setup
 
 # Beside Debian 13's dockerd + containerd + runc and podman + crun, on this machine's kernel.
 bench: PROFILE = release
-bench: setup
-	@cargo build --quiet --profile $(PROFILE) -p system-docker -p ros -p os-images
+bench: images
 	@PROFILE=$(PROFILE) SHORT=$(SHORT) scripts/bench
-	@PROFILE=$(PROFILE) scripts/bench-switch
 
 # The same words of docker's command line to both daemons: where the answers differ.
 compare: setup
