@@ -40,7 +40,7 @@ help:
 	@echo 'make run       build everything, boot ros in QEMU on this terminal (DETACH=1: in the background)'
 	@echo 'make ssh       a shell inside, or CMD="ros os list"'
 	@echo 'make stop      power it off          make clean-vm   forget its disk'
-	@echo 'make test      formatting, lints, unit tests; of the VM tests the core and a twelfth of the others (ALL=1: all of them)'
+	@echo 'make test      formatting, lints, unit tests; of the VM tests the core and a twentieth of the others (ALL=1: all of them)'
 	@echo 'make test-api  the integration tests of bollard and docker-py against the daemon, on this machine'
 	@echo 'make scale     a thousand containers, and that nothing is left of them; minutes'
 	@echo 'make fuzz      every fuzz target for SECONDS_EACH=60 (FUZZ="yaml cmdline": only these)'

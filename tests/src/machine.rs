@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -37,6 +37,8 @@ pub struct Direct {
 
 /// How soon QEMU ends when it does not like its command line.
 const AT_ONCE: Duration = Duration::from_millis(300);
+/// The kernel's last word before the power goes; without it the emulator ended because the machine was reset.
+const OFF: &str = "reboot: Power down";
 
 /// A machine to be started.
 #[derive(Clone, Debug)]
@@ -247,18 +249,28 @@ fn format_of(disk: &Path) -> &'static str {
 }
 
 /// A running machine; dropped, it is powered off hard.
+///
+/// Each boot has an emulator of its own: one that was reset keeps what it translated, and a kernel that is unpacked over it
+/// comes up to 20 s of processor time later. Only a recording goes on in the same one.
 #[derive(Debug)]
 pub struct Machine {
     /// What it was started from.
     pub spec: Spec,
-    child: Child,
-    serial: Arc<Serial>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    serial: Mutex<Serial>,
+    changed: Condvar,
+    /// The emulator; none when nobody wants the machine any more.
+    qemu: Mutex<Option<Child>>,
 }
 
 #[derive(Debug, Default)]
 struct Serial {
-    text: Mutex<(String, bool)>,
-    changed: Condvar,
+    text: String,
+    ended: bool,
 }
 
 impl Machine {
@@ -268,16 +280,16 @@ impl Machine {
     /// When QEMU cannot be started.
     pub fn start(spec: Spec) -> Result<Self> {
         fs::create_dir_all(&spec.dir)?;
-        let mut qemu = spec.command()?;
-        qemu.args(["-serial", "stdio"]).stdin(Stdio::null()).stdout(Stdio::piped());
-        qemu.stderr(File::create(spec.dir.join("qemu.log"))?).process_group(0);
-        let mut child = qemu.spawn().context("start qemu-system-x86_64")?;
-        let output = child.stdout.take().context("QEMU has no output")?;
-        let serial = Arc::new(Serial::default());
+        let (qemu, output) = boot(&spec)?;
         let log = fs::OpenOptions::new().create(true).append(true).open(spec.serial_log())?;
-        let reader = Arc::clone(&serial);
-        std::thread::spawn(move || reader.fill(output, log));
-        let machine = Self { spec, child, serial };
+        let shared = Arc::new(Shared {
+            serial: Mutex::default(),
+            changed: Condvar::new(),
+            qemu: Mutex::new(Some(qemu)),
+        });
+        let (reader, its) = (Arc::clone(&shared), spec.clone());
+        std::thread::spawn(move || reader.follow(&its, output, log));
+        let machine = Self { spec, shared };
         let log = machine.spec.dir.join("qemu.log");
         ensure!(!machine.ended_at_once()?, "QEMU ended: {}", fs::read_to_string(log)?);
         Ok(machine)
@@ -285,15 +297,15 @@ impl Machine {
 
     /// Whether QEMU ended, as it does at once when it does not like its command line.
     fn ended_at_once(&self) -> Result<bool> {
-        let state = self.serial.lock();
-        let waited = self.serial.changed.wait_timeout_while(state, AT_ONCE, |state| !state.1);
-        Ok(waited.map_err(|_| anyhow::anyhow!("the serial reader died"))?.0.1)
+        let state = self.shared.serial();
+        let waited = self.shared.changed.wait_timeout_while(state, AT_ONCE, |state| !state.ended);
+        Ok(waited.map_err(|_| anyhow::anyhow!("the serial reader died"))?.0.ended)
     }
 
     /// All serial output so far.
     #[must_use]
     pub fn serial(&self) -> String {
-        self.serial.lock().0.clone()
+        self.shared.serial().text.clone()
     }
 
     /// Waits until the serial output, from byte `from` on, has `text`; returns the place after it.
@@ -302,20 +314,20 @@ impl Machine {
     /// When the time is over or the machine ended first; with the tail of the output.
     pub fn wait_serial(&self, text: &str, from: usize, limit: Duration) -> Result<usize> {
         let end = Instant::now() + limit;
-        let mut state = self.serial.lock();
+        let mut state = self.shared.serial();
         loop {
-            if let Some(at) = state.0.get(from..).and_then(|new| new.find(text)) {
+            if let Some(at) = state.text.get(from..).and_then(|new| new.find(text)) {
                 return Ok(from + at + text.len());
             }
             let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || state.1 {
-                let why = if state.1 { "the machine ended" } else { "time is over" };
+            if left.is_zero() || state.ended {
+                let why = if state.ended { "the machine ended" } else { "time is over" };
                 bail!(
                     "{why} before {text:?} came over the serial line; its end:\n{}",
-                    tail(&state.0, 40)
+                    tail(&state.text, 40)
                 );
             }
-            let waited = self.serial.changed.wait_timeout(state, left);
+            let waited = self.shared.changed.wait_timeout(state, left);
             state = waited.map_err(|_| anyhow::anyhow!("the serial reader died"))?.0;
         }
     }
@@ -324,17 +336,19 @@ impl Machine {
     ///
     /// # Errors
     /// When the time is over.
-    pub fn wait_off(&mut self, limit: Duration) -> Result<()> {
+    pub fn wait_off(&self, limit: Duration) -> Result<()> {
         let end = Instant::now() + limit;
-        let mut state = self.serial.lock();
-        while !state.1 {
+        let mut state = self.shared.serial();
+        while !state.ended {
             let left = end.saturating_duration_since(Instant::now());
-            ensure!(!left.is_zero(), "still on after {limit:?}; its end:\n{}", tail(&state.0, 40));
-            let waited = self.serial.changed.wait_timeout(state, left);
+            ensure!(
+                !left.is_zero(),
+                "still on after {limit:?}; its end:\n{}",
+                tail(&state.text, 40)
+            );
+            let waited = self.shared.changed.wait_timeout(state, left);
             state = waited.map_err(|_| anyhow::anyhow!("the serial reader died"))?.0;
         }
-        drop(state);
-        self.child.wait().context("wait for QEMU")?;
         Ok(())
     }
 
@@ -367,28 +381,72 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(mut qemu) = self.shared.qemu().take() {
+            let _ = qemu.kill();
+            let _ = qemu.wait();
+        }
     }
 }
 
-impl Serial {
-    fn lock(&self) -> std::sync::MutexGuard<'_, (String, bool)> {
-        self.text.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+/// Starts an emulator, and returns its serial line, too.
+fn boot(spec: &Spec) -> Result<(Child, ChildStdout)> {
+    let mut command = spec.command()?;
+    command.args(["-serial", "stdio"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    if spec.recording.is_none() {
+        command.arg("-no-reboot");
+    }
+    command.stderr(File::create(spec.dir.join("qemu.log"))?).process_group(0);
+    let mut qemu = command.spawn().context("start qemu-system-x86_64")?;
+    let output = qemu.stdout.take().context("QEMU has no output")?;
+    Ok((qemu, output))
+}
+
+impl Shared {
+    fn serial(&self) -> MutexGuard<'_, Serial> {
+        self.serial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fill(&self, mut from: impl Read, mut log: File) {
-        let mut buffer = [0; 4096];
+    fn qemu(&self) -> MutexGuard<'_, Option<Child>> {
+        self.qemu.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what comes over the serial line, from boot to boot.
+    fn follow(&self, spec: &Spec, mut output: ChildStdout, mut log: File) {
         loop {
-            let count = from.read(&mut buffer).unwrap_or(0);
-            let mut state = self.lock();
-            state.0.push_str(&String::from_utf8_lossy(&buffer[..count]));
-            state.1 = count == 0;
+            let from = self.serial().text.len();
+            self.fill(output, &mut log);
+            let was_reset = !self.serial().text[from..].contains(OFF);
+            match self.after(spec, was_reset) {
+                Ok(Some(next)) => output = next,
+                Ok(None) => break,
+                Err(error) => {
+                    self.serial().text += &format!("{error:#}");
+                    break;
+                }
+            }
+        }
+        self.serial().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// What comes after an emulator that ended: the serial line of another, when the machine was reset.
+    fn after(&self, spec: &Spec, was_reset: bool) -> Result<Option<ChildStdout>> {
+        let mut slot = self.qemu();
+        let Some(mut qemu) = slot.take() else { return Ok(None) };
+        if !qemu.wait().context("wait for QEMU")?.success() || !was_reset {
+            return Ok(None);
+        }
+        let (qemu, output) = boot(spec)?;
+        *slot = Some(qemu);
+        Ok(Some(output))
+    }
+
+    fn fill(&self, mut from: impl Read, log: &mut File) {
+        let mut buffer = [0; 4096];
+        while let Some(count) = from.read(&mut buffer).ok().filter(|count| *count > 0) {
+            self.serial().text += &String::from_utf8_lossy(&buffer[..count]);
             self.changed.notify_all();
             let _ = log.write_all(&buffer[..count]);
-            if count == 0 {
-                return;
-            }
         }
     }
 }

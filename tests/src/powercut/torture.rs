@@ -191,7 +191,7 @@ impl Torture<'_> {
 
     fn up_and_down(&self, cut: &Cut, disk: &Path, dir: &Path) -> Result<()> {
         let _ = fs::remove_dir_all(dir);
-        let mut machine = Machine::start(self.bench.spec(dir, disk))?;
+        let machine = Machine::start(self.bench.spec(dir, disk))?;
         self.bench.settled(&machine, "")?;
         let guest = &self.bench.guest;
         let version = guest.ok("ros os version")?;

@@ -26,7 +26,7 @@ rancher:
 
 pub fn boots_healthy_configured_confined_and_powers_off() -> Result<()> {
     let site = Site::new("boot")?;
-    let (mut machine, first) = site.boot(site.spec("v1.0", USER_DATA)?)?;
+    let (machine, first) = site.boot(site.spec("v1.0", USER_DATA)?)?;
     machine.wait_serial("login:", 0, BOOT)?;
 
     all_services_are_healthy(&site)?;
@@ -380,7 +380,7 @@ pub fn an_empty_disk_is_formatted_when_told_to_and_kept() -> Result<()> {
         spec.throwaway = true;
         Ok(spec)
     };
-    let (mut machine, _) = site.boot(spec()?)?;
+    let (machine, _) = site.boot(spec()?)?;
     site.settled()?;
     ensure!(site.guest.ok("findmnt -no FSTYPE /var")? == "ext4");
     site.guest.ok("echo kept > /home/ros/kept; sync; ros poweroff")?;

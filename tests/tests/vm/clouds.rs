@@ -116,7 +116,7 @@ impl Case {
         Ok(machine)
     }
 
-    fn power_off(&self, mut machine: Machine) -> Result<()> {
+    fn power_off(&self, machine: Machine) -> Result<()> {
         self.site.guest.run("ros poweroff")?;
         machine.wait_off(Duration::from_secs(90))
     }
@@ -231,7 +231,7 @@ pub fn three_clouds_over_http_and_how_often_things_run() -> Result<()> {
     case.ec2();
     metadata.asked();
     let uuid = "uuid=ec2e1916-9099-7caf-fd21-012345abcdef";
-    let mut machine = case.boot(&format!("manufacturer=Amazon EC2,{uuid}"), "elastic")?;
+    let machine = case.boot(&format!("manufacturer=Amazon EC2,{uuid}"), "elastic")?;
     let asked = metadata.asked();
     ensure!(asked.first().is_some_and(|first| first == "PUT /latest/api/token"), "{asked:?}");
     ensure!(site.guest.ok("cat /var/lib/ros/instance/datasource")? == "ec2");

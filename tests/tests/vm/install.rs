@@ -22,7 +22,7 @@ pub fn a_disk_made_in_ram_boots_by_bios_and_uefi_and_is_upgraded() -> Result<()>
     let site = Site::new("install")?;
     let disk = raw(&site, "disk.raw", 4 << 30)?;
     let small = raw(&site, "small.raw", 600 << 20)?;
-    let (mut machine, _) = site.boot(from_ram(&site, vec![disk.clone(), small])?)?;
+    let (machine, _) = site.boot(from_ram(&site, vec![disk.clone(), small])?)?;
     site.settled()?;
     let web = Metadata::start()?;
     what_is_wrong_is_refused(&site, &web)?;
@@ -40,11 +40,11 @@ pub fn a_disk_made_in_ram_boots_by_bios_and_uefi_and_is_upgraded() -> Result<()>
     }
     ensure!(!said.stderr.contains("nobody can log in"), "{}", said.stderr);
     refuses(&site, "ros install -d /dev/vda", &["not empty", "ROS_STATE", "-f"])?;
-    power_off(&site, &mut machine)?;
+    power_off(&site, &machine)?;
     has_uuids_of_its_own(&disk)?;
     its_first_sector_came_last(&site)?;
 
-    let (mut machine, first) = site.boot(from_disk(&site, &disk))?;
+    let (machine, first) = site.boot(from_disk(&site, &disk))?;
     ensure!(site.guest.ok("hostname")? == "installed");
     ensure!(site.guest.ok("cat /proc/cmdline")?.contains("case.installed=1"));
     site.settled()?;
@@ -55,7 +55,7 @@ pub fn a_disk_made_in_ram_boots_by_bios_and_uefi_and_is_upgraded() -> Result<()>
     site.guest.ok("ros os upgrade --yes -i os:v1.0")?;
     ensure!(site.version()? == "v1.0");
     ensure!(site.guest.ok("cat /proc/sys/kernel/random/boot_id")? == first, "it was booted");
-    power_off(&site, &mut machine)?;
+    power_off(&site, &machine)?;
 
     let spec = Spec { firmware: Firmware::Uefi, ..from_disk(&site, &disk) };
     let (_machine, _) = site.boot(spec)?;
@@ -91,7 +91,7 @@ fn from_disk(site: &Site, disk: &Path) -> Spec {
     spec
 }
 
-fn power_off(site: &Site, machine: &mut Machine) -> Result<()> {
+fn power_off(site: &Site, machine: &Machine) -> Result<()> {
     site.guest.ok("ros poweroff")?;
     machine.wait_off(OFF)
 }

@@ -22,7 +22,7 @@ pub fn another_machine_s_folders_come_with_it_and_hold_nothing_up() -> Result<()
     let user_data = format!(
         "mounts:\n- ['10.0.2.2:/export', /mnt/shared, nfs, 'port={port},_netdev']\n- ['10.0.2.2:/export', /data/own, nfs4, 'port={port},ro']\n"
     );
-    let (mut machine, _) = site.boot(site.spec("v1.0", &user_data)?)?;
+    let (machine, _) = site.boot(site.spec("v1.0", &user_data)?)?;
     let report = site.settled()?;
     ensure!(report["healthy"] == true && report["warnings"] == serde_json::json!([]), "{report}");
     let guest = &site.guest;
@@ -48,7 +48,7 @@ pub fn another_machine_s_folders_come_with_it_and_hold_nothing_up() -> Result<()
     ensure!(version.starts_with("nfs4 ") && version.contains("vers=4.1"), "{version}");
 
     containers_have_it_too(&site, port, &folder)?;
-    a_dead_server_keeps_nobody(&site, &mut machine, server)
+    a_dead_server_keeps_nobody(&site, &machine, server)
 }
 
 /// From the host, and by volumes of their own.
@@ -72,7 +72,7 @@ fn containers_have_it_too(site: &Site, port: u16, folder: &Path) -> Result<()> {
 }
 
 /// A server that goes keeps nobody from going, whatever it was not given yet.
-fn a_dead_server_keeps_nobody(site: &Site, machine: &mut Machine, server: NfsServer) -> Result<()> {
+fn a_dead_server_keeps_nobody(site: &Site, machine: &Machine, server: NfsServer) -> Result<()> {
     let guest = &site.guest;
     guest.ok("dd if=/dev/zero of=/mnt/shared/lost bs=64k count=64 2> /dev/null")?;
     drop(server);
