@@ -2,12 +2,10 @@
 //! inputs make the same image.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use ros_api::Release;
 use ros_tests::artifacts;
 use serde_json::Value;
 
@@ -79,23 +77,23 @@ fn what_ships_needs_no_dynamic_linker() -> Result<()> {
     Ok(())
 }
 
-/// Built once more from nothing but the packages that the mirror gives: it is the image of the release.
+/// Built twice from nothing but the packages that the mirror gives.
 #[test]
 fn the_same_inputs_make_the_same_image() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let output = Command::new(program("os-images")?)
-        .arg("--out")
-        .arg(dir.path())
-        .args(["image", "os-ntp"])
-        .current_dir(artifacts::checkout())
-        .output()
-        .context("start os-images")?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let lock = artifacts::images().join("releases/v1.0/release.yml");
-    let lock = fs::read_to_string(&lock).with_context(|| format!("read {}", lock.display()))?;
-    let release: Release = serde_yaml::from_str(&lock)?;
-    let in_release = &release.services.get("ntp").context("v1.0 has no ntp")?.digest;
-    let again = String::from_utf8(output.stdout)?;
-    ensure!(again.contains(&in_release.to_string()), "in v1.0 {in_release}, now {again}");
+    let build = || -> Result<String> {
+        let dir = tempfile::tempdir()?;
+        let output = Command::new(program("os-images")?)
+            .arg("--out")
+            .arg(dir.path())
+            .args(["image", "os-ntp"])
+            .current_dir(artifacts::checkout())
+            .output()
+            .context("start os-images")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let (one, other) = (build()?, build()?);
+    ensure!(one.contains("sha256:"), "no digest in {one:?}");
+    ensure!(one == other, "{one}{other}");
     Ok(())
 }
